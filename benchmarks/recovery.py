@@ -34,7 +34,7 @@ from service.settings import Settings as ServiceSettings
 from worker.checkpoints.loading import LoadedModel
 from worker.data import batching
 from worker.evaluation import answer_scores
-from worker.recovery.recovered import Recovered, recover
+from worker.recovery.recovered import Recovered, TrainingRows, recover
 from worker.recovery.rows import StoredScores, TrainingTask, split
 from worker.recovery.training import Settings
 from worker.slimming import surgery
@@ -116,8 +116,8 @@ def train(whole: LoadedModel, pruned: LoadedModel, rows: Rows, recovery: Recover
         seed=SEED,
         tokens_per_batch=TOKENS_PER_BATCH,
     )
-    splits = [split(rows.examples, recovery.rows, SEED)]
-    return recover(pruned, [task], splits, rows.batches[-1].inputs, recovery.rank, settings, ignore, time.process_time)
+    trained = TrainingRows([task], [split(rows.examples, recovery.rows, SEED)])
+    return recover(pruned, trained, rows.batches[-1].inputs, recovery.rank, settings, ignore, time.process_time)
 
 
 def ignore(done: int, total: int) -> None:

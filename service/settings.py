@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 # Most event streams and waits of all tenants in one API process. Each takes two file descriptors, for its client and
 # for Redis, and by default a process has 1024.
 STREAMS = 400
+TOKENS_PER_BATCH = 4096
 
 
 def default_state() -> Path:
@@ -80,7 +81,7 @@ class Settings(BaseSettings):
 
     device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
     tokens_per_batch: int = Field(
-        default=4096,
+        default=TOKENS_PER_BATCH,
         gt=0,
         description="padded tokens in one batch; also the most of one row, where that is 512 at least",
     )

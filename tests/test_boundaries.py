@@ -56,7 +56,7 @@ WORKER_LAYERS = (
     {"data", "sources"},
     {"checkpoints", "evaluation"},
     {"exports", "quantisation"},
-    {"recovery"},
+    {"recovery", "synthesis"},
     {"stages"},
     {"search"},
     {"reporting"},

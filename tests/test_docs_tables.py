@@ -31,6 +31,7 @@ LIKE = {
     "task.evaluation.": "task.calibration.",
     "task.texts.": "task.calibration.",
     "task.general.": "task.",
+    "task.synthesis.model.": "model.",
     "tasks.": "task.",
     "observe.": "task.",
 }
@@ -76,7 +77,7 @@ def test_the_request_page_names_every_field_once_with_its_values(document: dict[
         prefix = next(start for start in LIKE if name.startswith(start))
         shared = name.replace(prefix, LIKE[prefix], 1)
         shared = shared.replace(".evaluation.", ".calibration.").replace(".texts.", ".calibration.")
-        shared = shared.replace("task.general.", "task.")
+        shared = shared.replace("task.general.", "task.").replace("task.synthesis.model.", "model.")
         # general rows have the fields of a task's wording and those of its calibration rows side by side
         assert {shared, shared.replace("task.", "task.calibration.", 1)} & own.keys() or shared == "task.general", name
     for name, (_, meaning, *_) in rows:

@@ -139,7 +139,7 @@ def test_job_returns_the_dense_model_without_the_removed_units(settings: Setting
         check_slimmed(dense, tmp_path / "down", job)
         events = history(job)
     stages = [event.data["stage"] for event in events if event.type == "stage"]
-    absent = (Stage.search, Stage.repair, Stage.recover, Stage.controls, Stage.export, Stage.quantise)
+    absent = (Stage.synthesise, Stage.search, Stage.repair, Stage.recover, Stage.controls, Stage.export, Stage.quantise)
     assert stages == [stage for stage in Stage if stage not in absent]
     assert [event.data["status"] for event in events if event.type == "status"] == [
         "queued",

@@ -7,6 +7,7 @@ import torch
 
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
 from service.contract.presets import resolve
+from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.contract.task import DataSource, Task
@@ -93,7 +94,9 @@ def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
     assert lowest_removed > highest_removed + 1
 
 
-def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: Path, scratch: Path) -> Result:
+def slim(
+    task: str, calibration: int, evaluation: int, checkpoint: Path, state: Path, scratch: Path, **fields: object
+) -> Result:
     """The result of a job on a task of the trained adapter that removes 30 % of the feed-forward parameters."""
 
     def rows(name: str, limit: int) -> DataSource:
@@ -101,7 +104,8 @@ def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: 
 
     body = {
         "model": {"uri": checkpoint.as_uri(), "adapter_uri": ADAPTER.as_uri()},
-        "task": {"preset": task, "calibration": rows("train", calibration), "evaluation": rows("test", evaluation)},
+        "task": {"preset": task, "calibration": rows("train", calibration), "evaluation": rows("test", evaluation)}
+        | fields,
         "target": {"ratio": 0.3},
     }
     job = new_record(JobRequest.model_validate(body)).model_copy(update={"attempt": 1})
@@ -136,3 +140,18 @@ def test_a_job_on_sst2_keeps_the_accuracy_at_30_percent(checkpoint: Path, state:
 @pytest.mark.slow
 def test_a_job_on_ag_news_keeps_the_accuracy_at_30_percent(checkpoint: Path, state: Path, tmp_path: Path) -> None:
     check_task_is_kept(slim("ag_news", 128, 150, checkpoint, state, tmp_path))
+
+
+@needs_shared
+@pytest.mark.slow
+def test_the_dense_model_writes_reviews_that_it_judges_as_intended(
+    checkpoint: Path, state: Path, tmp_path: Path
+) -> None:
+    result = slim("sst2", 16, 24, checkpoint, state, tmp_path, synthesis={"rows": 8})
+    report = Report.model_validate_json((tmp_path / "output/report.json").read_bytes())
+    found = report.synthesis["sst2"]
+    assert found.rows is not None
+    assert (found.chat, found.given, found.rows.written) == (True, 16, 8)
+    assert found.rows.kept >= 3
+    assert report.calibration_examples == 16 + found.rows.kept
+    assert result.metrics.dense.value.value > 0.8

@@ -21,6 +21,7 @@ from service.sources.access import Access
 from service.storage.inline_rows import take_rows
 from service.storage.keys import dataset_key
 from tests.support import checkpoints
+from tests.support.chat_templates import USABLE, add_chat_template
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import causal, encoder
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
@@ -156,10 +157,21 @@ def one_tensor_fewer(directory: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+def with_writer(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Adds a decoder that may write rows, with changed files, to the directory of the model."""
+
+    def add(directory: Path) -> None:
+        checkpoints.write(directory / "writer")
+        change(directory / "writer")
+
+    return add
+
+
 CONVERSATION = {"messages": [{"role": "user", "content": "good"}, {"role": "assistant", "content": "LABEL_1"}]}
 CHAT: dict[str, Any] = {"kind": "generation", "template": None, "labels": None, "messages": "messages"}
 CHAT_WITH_ROWS = CHAT | {part: {"rows": [CONVERSATION] * 4} for part in ("calibration", "evaluation")}
 EMBEDDING: dict[str, Any] = {"kind": "embedding", "template": None, "labels": None}
+OF_HEAD: dict[str, Any] = {"labels": {"1": "LABEL_1", "0": "LABEL_0"}}
 HEADS = {"method": {"units": ["heads"]}}
 UNEQUAL = {"method": {"units": ["ffn"], "scope": "global"}}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -359,6 +371,12 @@ BY_CONTRACT: dict[str, Case] = {
         "task.calibration",
         {"recovery": {"rank": 4}, "task": {"calibration": rows(*"0101010101"), "evaluation": rows("1", "0")}},
     ),
+    "more shards than calibration rows": Case(
+        Site("contract.method", "check_shards"),
+        "invalid_request",
+        "method.shards",
+        {"method": {"shards": 5}, "task": {"calibration": rows(*"0101"), "evaluation": rows("1", "0")}},
+    ),
     "recovery of a rank that is too high": Case(
         Site("contract.recovery", "check_rank"), "invalid_request", "recovery.rank", {"recovery": {"rank": 17}}
     ),
@@ -369,6 +387,70 @@ BY_CONTRACT: dict[str, Case] = {
         {"recovery": {"rank": 4, "method": "lora"}, "task": EMBEDDING},
         family="bert",
         prepare=lambda directory: checkpoints.save(directory, encoder("bert")),
+    ),
+    "synthesis with too few rows": Case(
+        Site("contract.synthesis", "check_rows"),
+        "invalid_request",
+        "task.calibration",
+        {"task": {"synthesis": {}, "calibration": rows("0", "1", "0"), "evaluation": rows("1", "0")}},
+    ),
+    "synthesis of conversations": Case(
+        Site("contract.synthesis", "check_task"),
+        "invalid_request",
+        "task.synthesis",
+        {"task": CHAT_WITH_ROWS | {"synthesis": {}}},
+        prepare=lambda directory: add_chat_template(directory, USABLE["headed"]),
+    ),
+    "synthesis without right answers": Case(
+        Site("contract.synthesis", "check_task"),
+        "invalid_request",
+        "task.synthesis",
+        {"task": {"supervision": "none", "synthesis": {}}},
+    ),
+    "synthesis by an encoder": Case(
+        Site("contract.synthesis", "check_writer"),
+        "invalid_request",
+        "task.synthesis",
+        {"task": OF_HEAD | {"synthesis": {}}},
+        family="bert",
+    ),
+    "rationales for an encoder": Case(
+        Site("contract.synthesis", "check_reader_of_rationales"),
+        "invalid_request",
+        "task.synthesis.rationales",
+        {
+            "task": OF_HEAD | {"synthesis": {"rationales": True, "model": {"uri": "MODEL/writer"}}},
+            "recovery": {"rank": 4, "stages": ["rationale", "answer"]},
+        },
+        family="bert",
+        prepare=with_writer(lambda directory: None),
+    ),
+    "synthesis by another model that is an encoder": Case(
+        Site("contract.synthesis", "check_writer"),
+        "invalid_request",
+        "task.synthesis.model.uri",
+        {"task": OF_HEAD | {"synthesis": {"model": {"uri": "MODEL"}}}},
+        family="bert",
+    ),
+    "synthesis by a missing model": Case(
+        Site("contract.synthesis", "blaming_writer"),
+        "invalid_model",
+        "task.synthesis.model.uri",
+        {"task": {"synthesis": {"model": {"uri": "file:///nowhere/model"}}}},
+    ),
+    "synthesis by a model with damaged weights": Case(
+        Site("contract.synthesis", "blaming_writer"),
+        "invalid_model",
+        "task.synthesis.model.uri",
+        {"task": {"synthesis": {"model": {"uri": "MODEL/writer"}}}},
+        prepare=with_writer(written(WEIGHTS, b"damaged")),
+    ),
+    "synthesis by a model with a tensor too few": Case(
+        Site("contract.synthesis", "blaming_writer"),
+        "invalid_model",
+        "task.synthesis.model.uri",
+        {"task": {"synthesis": {"model": {"uri": "MODEL/writer"}}}},
+        prepare=with_writer(one_tensor_fewer),
     ),
     "tokens of a tokenizer of whole words": Case(
         Site("vocabulary.checks", "check_pieces"),

@@ -1,4 +1,4 @@
-"""The parts of the benchmarks of a whole job and of the speed of a slim model."""
+"""The parts of the benchmarks of a whole job, of the speed of a slim model, and of how cost grows."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.job import Measured, figures
 from benchmarks.job_bench.sampler import Sampler, kind_of
+from benchmarks.scale_bench.exponents import exponent
+from benchmarks.scale_bench.measure import PARTS, in_a_process
+from benchmarks.scale_bench.operations import memory, operations
+from benchmarks.scale_bench.shapes import Shape, batches, model
 from benchmarks.slim_speed import Cell
 from service.storage.object_store import digest_file
 from tests.support.tiny_models import causal, inputs_of
@@ -53,6 +57,31 @@ def test_overhead_is_the_time_that_is_no_work() -> None:
     assert figures(found, 3)["overhead_share"] == 0.2
     assert figures(found, 3)["cpu_overhead_share"] == 0.25
     assert figures(found, 3)["overhead_ranges"]["t5"] == [0.1, 0.8]
+
+
+def test_exponents_are_the_slopes_of_logarithms() -> None:
+    sizes = (2, 4, 8)
+    assert exponent(sizes, [3 * size**2 for size in sizes]) == pytest.approx(2)
+    assert exponent(sizes, [7, 7, 7]) == pytest.approx(0)
+
+
+def test_counted_operations_grow_with_the_width_as_the_parts_do() -> None:
+    sizes = (2**18, 2**19)
+    shapes = [Shape(width=size) for size in sizes]
+    slopes = [exponent(sizes, [operations(shape, part) for shape in shapes]) for part in PARTS]
+    assert slopes == pytest.approx([1, 2, 3], abs=0.05)
+    assert exponent(sizes, [memory(shape, "moments") for shape in shapes]) == pytest.approx(2, abs=0.05)
+
+
+def test_random_model_of_a_shape_is_scored() -> None:
+    shape = Shape(hidden=32, width=48, layers=1, vocabulary=64, rows=5, length=8, tokens_per_batch=16)
+    made, rows = model(shape, torch.device("cpu")), batches(shape, torch.device("cpu"))
+    assert [batch.num_examples for batch in rows] == [2, 2, 1]
+    assert [index for batch in rows for index in batch.index_E.tolist()] == list(range(5))
+    assert made.model.layers[0].mlp.down_proj.weight.shape == (32, 48)
+    cost = in_a_process(shape)
+    assert cost.parts.keys() == set(PARTS)
+    assert all(part.seconds > 0 for part in cost.parts.values())
 
 
 def test_share_of_the_ideal_speed_up() -> None:

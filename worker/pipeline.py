@@ -30,13 +30,14 @@ from worker.reporting import artifacts, exports, findings, pushing, quantised, r
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
+from worker.search.general_weights import ComparedWeights, compare_weights
 from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, vocabulary
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, synthesis, vocabulary
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import (
     SLIMMED_FOR,
@@ -52,8 +53,12 @@ from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.memory.batch_size import halving
 from worker.stages.method import task_rules
+from worker.stages.scores import dial as dials
 from worker.stages.scores.attribution import attribute, compares_general_rows, mixed, step_ratios
 from worker.stages.scores.cache import ScoreCache
+from worker.stages.shards import measuring
+from worker.stages.shards.parts import Parts
+from worker.stages.shards.rows import Shard
 from worker.stages.slim import cut_task_model, repair_model, scored_groups
 from worker.stages.speed import Speed
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples
@@ -82,22 +87,18 @@ def run(
 
 def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     """The stages of `run`."""
-    with context.stage(Stage.fetch):
-        pushing.check(context)
-        sources = inputs.fetch(context)
-    cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
-    with context.stage(Stage.load):
-        sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
-        check_latency_tokens(context, own(sets).task_model)
-        recovery.check(context, sets)
+    sources, sets = prepare(context)
+    sets = synthesis.extend(context, sources, sets)
+    parts = Parts(context, sources.digests) if context.job.request.method.shards > 1 else None
+    cache = ScoreCache(context, sources.digests, sources.fingerprints, scores, parts)
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
         dense_speed = speed.measure_dense(context, own(sets).task_model)
     artifacts.start_verification(context)
     with context.stage(Stage.attribute):
-        path, sets, task_model = halving(context, sets, partial(score, context, cache))
+        path, sets, task_model, dial = halving(context, sets, partial(score, context, cache))
         path = with_token_use(context, path, sets, sources)
-    chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
+    chosen = choose_model(context, sources, task_model, dense[own(sets).key], path, compared_weights(dial, sets, dense))
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     sets = with_slim_model(context, sets, chosen)
     dense |= {own(sets).key: chosen.dense}
@@ -123,6 +124,37 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         return publish(context, result, partial(report.write, context, sources, final.sets, found=found))
+
+
+def run_shard(
+    job: JobRecord,
+    number: int,
+    *,
+    settings: Settings,
+    storage: Storage,
+    progress: StageProgress,
+    scratch: Path,
+    scores: ScoreSets | None = None,
+) -> None:
+    """Measure and store the part of one shard, for the `run` of the job that adds up the parts; raises as `run`."""
+    logging.disable_progress_bar()
+    context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
+    sources, sets = prepare(context)
+    parts, shard = Parts(context, sources.digests), Shard(number, job.request.method.shards)
+    measuring.measure(context, ScoreCache(context, sources.digests, None, scores, parts), parts, sets, shard)
+
+
+def prepare(context: JobContext) -> tuple[Sources, list[EvaluationSet]]:
+    """(the sources of the job, its evaluation sets with the loaded model)."""
+    with context.stage(Stage.fetch):
+        pushing.check(context)
+        sources = inputs.fetch(context)
+    with context.stage(Stage.load):
+        sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
+        check_latency_tokens(context, own(sets).task_model)
+        recovery.check(context, sets)
+        measuring.check(context, sets)
+    return sources, sets
 
 
 def publish(context: JobContext, result: Result, write_report: Callable[[Result], None]) -> Result:
@@ -177,19 +209,34 @@ def evaluate_dense(
 
 def score(
     context: JobContext, cache: ScoreCache, sets: Sequence[EvaluationSet]
-) -> tuple[ScorePath, list[EvaluationSet], TaskModel]:
-    """(the unit scores, the sets without the rows that a recovery holds out, the model with the rows to repair it on).
+) -> tuple[ScorePath, list[EvaluationSet], TaskModel, list[dials.Setting]]:
+    """(the unit scores, the sets without the rows that a recovery holds out, the model with the rows to repair it on,
+    the same with each general weight that is compared).
 
     The scores are those of all rows, so that they do not depend on the recovery.
     """
     if not context.job.request.method.scored_units:
-        return vocabulary.UNSCORED, list(sets), own(sets).task_model
+        return vocabulary.UNSCORED, list(sets), own(sets).task_model, []
+    if context.job.request.target.general_weights is not None:
+        compared = dials.settings(context, own(sets).task_model, general_model(sets), cache)
+        [chosen] = [each for each in compared if each.weight == context.job.request.method.general_weight]
+        return chosen.path, list(sets), chosen.task_model, compared
     all_rows = calibrated(context, sets)
     path = score_tasks(context, sets, all_rows, cache)
     if context.job.request.recovery is None:
-        return path, list(sets), all_rows
+        return path, list(sets), all_rows, []
     remaining = recovery.with_rows_held_out(context, sets)
-    return path, remaining, calibrated(context, remaining)
+    return path, remaining, calibrated(context, remaining), []
+
+
+def compared_weights(
+    settings: Sequence[dials.Setting], sets: Sequence[EvaluationSet], dense: Measurements
+) -> ComparedWeights | None:
+    """What a comparison of general weights measures; None for a job without one."""
+    if not settings:
+        return None
+    [general] = having_role(sets, Role.general)
+    return ComparedWeights(settings, general.task_model, dense[general.key])
 
 
 def with_token_use(context: JobContext, path: ScorePath, sets: Sequence[EvaluationSet], sources: Sources) -> ScorePath:
@@ -212,7 +259,8 @@ def score_tasks(
     if method.general_weight > 0 and general is None:
         return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios), general_model(sets))
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
-    paths = [cache.path(each, ratios, partial(attribute, context, each, ratios, general), general) for each in scored]
+    attributes = [partial(attribute, context, each, ratios, general, cache.measured(each)) for each in scored]
+    paths = [cache.path(each, ratios, take, general) for each, take in zip(scored, attributes, strict=True)]
     groups, layout = scored_groups(context, own(sets).task_model), context.job.request.output.layout
     return united_paths(paths, method.union, groups, task_rules(context.job.request, layout))
 
@@ -233,12 +281,19 @@ def general_model(sets: Sequence[EvaluationSet]) -> TaskModel:
 
 
 def choose_model(
-    context: JobContext, sources: Sources, task_model: TaskModel, dense: Measured, path: ScorePath
+    context: JobContext,
+    sources: Sources,
+    task_model: TaskModel,
+    dense: Measured,
+    path: ScorePath,
+    compared: ComparedWeights | None,
 ) -> ChosenModel:
     """The cut model that meets the target. Raises TargetUnreachable where there is none."""
     request = context.job.request
     if request.target.is_measured:
         with context.stage(Stage.search):
+            if compared is not None:
+                return compare_weights(context, task_model, dense, path, compared)
             return search(context, task_model, dense, path, partial(artifacts.save, context, sources))
     with context.stage(Stage.select):
         candidates = Candidates(context, task_model, path)

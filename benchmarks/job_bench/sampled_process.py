@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from rq import Retry
+
 import worker.tasks
 from benchmarks.job_bench.sampler import Sampler, peak_resident_bytes, resident_bytes
 from worker.attempts import process
@@ -17,18 +19,19 @@ from worker.attempts import process
 VARIABLE = "JOB_BENCH_FILE"
 
 
-def sampled(run_job: Callable[..., None]) -> Callable[..., None]:
+def sampled(run_job: Callable[..., Retry | None]) -> Callable[..., Retry | None]:
     """`run_job`, which writes what it did before it returns."""
 
     @functools.wraps(run_job)
-    def run(tenant: str, job_id: str, attempt: int) -> None:
+    def run(tenant: str, job_id: str, attempt: int, shard: int | None = None) -> Retry | None:
         sampler, before = Sampler(), resident_bytes()
         with sampler.sampling():
-            run_job(tenant, job_id, attempt)
+            ended = run_job(tenant, job_id, attempt, shard)
         seconds = {"seconds": sampler.seconds, "cpu_seconds": sampler.cpu_seconds}
         line = {"job": job_id, **seconds, "before": before, "peak": peak_resident_bytes()}
         with Path(os.environ[VARIABLE]).open("a") as file:
             file.write(json.dumps(line) + "\n")
+        return ended
 
     return run
 

@@ -39,6 +39,46 @@ class VocabularyRange(Schema):
     most_parameters: int = Field(description="parameters of all rows but those that stay whatever the texts are")
 
 
+class DeviceMemory(Schema):
+    """What a job does on a device with this much memory, if nothing else is on it."""
+
+    device: int = Field(description="bytes of the device's memory")
+    holds_weights: bool = Field(description="false: the dense weights are larger than the device's memory")
+    scoring_passes: int | None = Field(
+        default=None,
+        description="passes over the calibration rows that score the units; null where the weights do not fit",
+    )
+    repair_passes: int | None = Field(
+        default=None,
+        description="further passes that measure what the repair fits to, in front of a fit layer by layer",
+    )
+    peak: int | None = Field(
+        default=None,
+        description="bytes that scoring and repair take at most, estimated within a factor of 2, weights included",
+    )
+
+
+class Memory(Schema):
+    """The memory of a job in bytes, computed from the shapes of the dense model."""
+
+    weights: int = Field(description="dense weights in the dtype of the checkpoint, as a GPU holds them")
+    cpu_weights: int = Field(
+        description="dense weights in float32, in which a CPU computes float16, and bfloat16 where it has no "
+        "instructions for it"
+    )
+    streamed_on_cpu: bool = Field(
+        description="whether a worker on a CPU reads the weights from files, layer by layer, where they take more than "
+        "half of its free memory; false: they must fit"
+    )
+    matrices: int = Field(description="second moments that scores and repair need, if all are held at once; 0: none")
+    batch: int = Field(description="activations of one batch with SLIM_TOKENS_PER_BATCH tokens; fewer rows take less")
+    state_per_token: int = Field(
+        description="hidden states that the repair `least_squares_layerwise` holds for each token of the calibration "
+        "rows, padding included; 0 for any other repair"
+    )
+    devices: list[DeviceMemory]
+
+
 class PlannedPrecision(Schema):
     """Whether the slim model can be stored in a precision of `output.quantise`, asked for or not."""
 
@@ -72,6 +112,7 @@ class Plan(Schema):
         default=None,
         description="size of the keys and values that a decoder caches for each token; null for a classifier",
     )
+    memory: Memory
     runtimes: list[Runtime]
     precisions: list[PlannedPrecision] = Field(
         default=[], description="which quantised copies the model and its widths allow"

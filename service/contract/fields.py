@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MAX_ROWS = 100_000  # inline in one request
+MAX_WRITTEN_ROWS = 10_000  # that a synthesis writes
 MAX_RATIO = 0.95
 EVALUATION_SHARE = 5  # one calibration row in five is set aside where a task names no evaluation rows
 MAX_KEPT_TEXTS = 10_000

@@ -32,6 +32,7 @@ class Stage(StrEnum):
 
     fetch = "fetch"
     load = "load"
+    synthesise = "synthesise"  # where `task.synthesis` asks for it
     evaluate_dense = "evaluate_dense"
     attribute = "attribute"
     search = "search"  # in place of the next three, for targets that have to be measured
@@ -55,6 +56,13 @@ class Progress(Schema):
     total: int | None = Field(default=None, description="items of the current stage")
     unit: str | None = Field(default=None, description="what `done` and `total` count")
     eta_seconds: float | None = Field(default=None, ge=0, description="estimated time to the end; null: not known yet")
+
+
+class Shards(Schema):
+    """The shards of a job with `method.shards`, before its last part, which adds them up and goes on."""
+
+    done: int = Field(description="shards that have ended")
+    of: int = Field(description="all shards")
 
 
 class JobError(Schema):
@@ -104,6 +112,7 @@ class Job(Schema):
     status: JobStatus
     stage: Stage | None = None
     progress: Progress
+    shards: Shards | None = Field(default=None, description="null: one worker runs the whole job")
     attempt: int = Field(description="number of the current attempt; 0 until a worker has started the job")
     attempts: list[JobAttempt] = Field(default=[], description="all attempts so far, oldest first")
     created_at: datetime

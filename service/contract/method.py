@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from service.contract.criteria import (
+    CRITERIA,
     OF_MERGES,
     Criterion,
     criteria_in_words,
@@ -30,6 +31,8 @@ from service.contract.options import (
     UnionRule,
     Unit,
 )
+
+MAX_SHARDS = 64
 
 # The objectives of each kind of task, its default first. The margin compares labels, which texts have none of.
 OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
@@ -183,6 +186,14 @@ class Method(Schema):
         description="last layers of a stack that are never removed; with the layout `per_layer` they stay whole",
         json_schema_extra=EXPERT,
     )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SHARDS,
+        description="RQ jobs that the calibration and evaluation rows are divided among, for any workers of the queue; "
+        "a last one adds up what they measure and goes on. 1: one worker does all",
+        json_schema_extra=EXPERT,
+    )
     controls: bool = Field(
         default=False,
         description="also evaluate models that are cut by random and by reversed scores",
@@ -195,6 +206,16 @@ class Method(Schema):
         description="seed of the criterion random, of the first of the three random controls, and of the recovery",
         json_schema_extra=EXPERT,
     )
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        if self.shards == 1:
+            return self
+        if self.steps > 1:
+            raise ValueError("`shards` measure the rows once, and each of the `steps` needs all rows: leave one out")
+        if self.general_weight > 0 or CRITERIA[self.criterion].needs_general:
+            raise ValueError("`shards` do not go with scores that compare or mix general rows: leave `shards` out")
+        return self
 
     @model_validator(mode="after")
     def _check_units_differ(self) -> Self:
@@ -259,6 +280,13 @@ class Method(Schema):
                 "ratio: give `scope: global`, where all units share one budget"
             )
         return self
+
+
+def check_shards(method: Method, rows: int) -> None:
+    """Raise InvalidRequest for more shards than there are calibration rows."""
+    if method.shards > rows:
+        message = f"there are {rows} calibration rows for {method.shards} shards: give at most {rows}"
+        raise InvalidRequest(message, param="method.shards")
 
 
 def objective_of(method: Method, kind: TaskKind | None) -> Objective:

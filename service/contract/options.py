@@ -64,6 +64,16 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
 }
 
 
+class DropReason(StrEnum):
+    """Why a text that a language model wrote is not used."""
+
+    malformed = "malformed"  # a column is missing or empty
+    only_answer = "only_answer"  # it has no words but those of answers
+    duplicate = "duplicate"  # of a given or an earlier text
+    too_long = "too_long"  # for the model that reads it, or that is to write it
+    inconsistent = "inconsistent"  # the answer to it is another one
+
+
 class Collapse(StrEnum):
     """How the answers of a cut model no longer depend on the rows."""
 

@@ -20,6 +20,13 @@ class RecoveryMethod(StrEnum):
     distillation = "distillation"  # the distribution of the dense model over the answers
 
 
+class TrainingStage(StrEnum):
+    """What a stage of the training reads and learns to write."""
+
+    rationale = "rationale"  # the rationale of a row's right answer
+    answer = "answer"  # the answer itself
+
+
 class Recovery(Schema):
     """A short training of the slim model: LoRA weights beside every matrix of its layers, merged at the end."""
 
@@ -58,6 +65,26 @@ class Recovery(Schema):
         description="with `distillation`: weight of the right answers beside the dense model's distribution",
         json_schema_extra=EXPERT,
     )
+
+    stages: list[TrainingStage] = Field(
+        default=[TrainingStage.answer],
+        min_length=1,
+        max_length=len(TrainingStage),
+        description="`[rationale, answer]`: trained on the rationales that `task.synthesis` writes for at most half of "
+        "the time, and then on the answers",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        if self.stages not in ([TrainingStage.answer], list(TrainingStage)):
+            raise ValueError("`stages` ends with the answers: give `[answer]`, or `[rationale, answer]`")
+        return self
+
+    @property
+    def reads_rationales(self) -> bool:
+        """Whether the first stage is a training on rationales."""
+        return TrainingStage.rationale in self.stages
 
     @model_validator(mode="after")
     def _check_label_weight(self) -> Self:

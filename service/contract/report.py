@@ -6,7 +6,7 @@ from pydantic import Field
 
 from service.contract.fields import Name, Schema
 from service.contract.job import Stage
-from service.contract.options import Format, Unit
+from service.contract.options import DropReason, Format, Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim, Result, Widths
 
@@ -109,6 +109,25 @@ class OwnAnswers(Schema):
     left_out: int = Field(description="number of rows whose answer has a lower probability than `task.confidence`")
 
 
+class Written(Schema):
+    """Texts that a language model wrote, and what became of them."""
+
+    written: int
+    kept: int
+    dropped: dict[DropReason, int] = Field(default={}, description="reason -> number of texts")
+
+
+class Synthesised(Schema):
+    """Rows and rationales that a language model wrote from the calibration rows of a task."""
+
+    writer: str = Field(description="URI of the model that wrote them")
+    chat: bool = Field(description="whether it was asked by its chat template")
+    given: int = Field(description="calibration rows that they were written from")
+    rows: Written | None = Field(default=None, description="null where no rows were asked for")
+    labels: dict[str, int] = Field(default={}, description="label -> written rows that were kept; empty without labels")
+    rationales: Written | None = Field(default=None, description="null where no rationales were asked for")
+
+
 class Dequantised(Schema):
     """How the weights of a quantised checkpoint were stored, and what they became before anything was measured."""
 
@@ -176,6 +195,9 @@ class Report(Schema):
         default=None,
         description="how answers were generated; null for a classification task",
     )
+    synthesis: dict[str, Synthesised] = Field(
+        default={}, description="title of a task -> the rows that `task.synthesis` added to its calibration rows"
+    )
     dequantised: Dequantised | None = Field(
         default=None, description="what the weights of a quantised model became; null for any other model"
     )
@@ -185,6 +207,11 @@ class Report(Schema):
         description="dtypes of tensors in the model's files whose numbers `stored_dtype` cannot hold exactly",
     )
     computed_dtype: str | None = Field(default=None, description="dtype in which the worker computed")
+    streamed: bool = Field(
+        default=False,
+        description="whether the weights were larger than half of the worker's free memory and were read from files, "
+        "layer by layer",
+    )
     written_special_tokens: list[str] = Field(
         default=[], description="special tokens that the template has itself, so that the tokenizer's are not added"
     )

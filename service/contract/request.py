@@ -178,6 +178,20 @@ class JobRequest(Schema):
         return self
 
     @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        if self.method.shards == 1:
+            return self
+        if any(task.supervision is Supervision.none for task in self.slimmed_for):
+            raise ValueError(
+                "with `supervision: none` the model labels all rows before any is scored: leave `method.shards` out"
+            )
+        if any(task.synthesis is not None for task in self.slimmed_for):
+            raise ValueError("with `synthesis` rows are written before any is scored: leave `method.shards` out")
+        if self.target.general_weights is not None:
+            raise ValueError("`shards` do not go with scores that mix general rows: leave `method.shards` out")
+        return self
+
+    @model_validator(mode="after")
     def _check_general(self) -> Self:
         if self.general is not None:
             return self
@@ -188,6 +202,21 @@ class JobRequest(Schema):
             )
         if self.method.general_weight > 0:
             raise ValueError("`method.general_weight` is the share of general rows: give `task.general`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_general_weights(self) -> Self:
+        if self.target.general_weights is None:
+            return self
+        weights = "`target.general_weights` are shares of general rows"
+        if self.general is None:
+            raise ValueError(f"{weights}: give `task.general`")
+        if self.method.steps > 1:
+            raise ValueError(f"{weights}, of scores that are taken once: leave `method.steps` out")
+        if Unit.vocabulary in self.method.units:
+            raise ValueError(f"{weights}, which the rank of tokens does not have: leave `vocabulary` out of the units")
+        if self.recovery is not None:
+            raise ValueError(f"{weights}, and their models are not trained: leave `recovery` out")
         return self
 
     @model_validator(mode="after")
@@ -226,6 +255,23 @@ class JobRequest(Schema):
             raise ValueError(
                 "`output.layout: per_layer` needs `method.scope: global`: with `layer` every layer keeps the same share"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rationales(self) -> Self:
+        wanted = self.recovery is not None and self.recovery.reads_rationales
+        for place, task in self.placed_tasks.items():
+            written = task.synthesis is not None and task.synthesis.rationales
+            if written and not wanted:
+                raise ValueError(
+                    f"the rationales of `{place}.synthesis` are what a recovery is trained on first: give "
+                    "`recovery.stages: [rationale, answer]`, or leave `rationales` out"
+                )
+            if wanted and not written:
+                raise ValueError(
+                    f"`recovery.stages` trains on rationales: give `{place}.synthesis` with `rationales: true`, or "
+                    "leave `stages` out"
+                )
         return self
 
     @model_validator(mode="after")

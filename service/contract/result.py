@@ -237,7 +237,7 @@ class Widths(Schema):
 
 
 class CurvePoint(Schema):
-    """A model that a sweep or a search has cut and measured."""
+    """A model that a sweep, a search or a comparison of general weights has cut and measured."""
 
     ratio: float = Field(description="share of the chosen units' parameters that is removed")
     parameters: int
@@ -251,6 +251,17 @@ class CurvePoint(Schema):
         default=None,
         description="how its answers no longer depend on the rows: `one_label` for nearly every row, most texts "
         "`empty`, or most in `repetition` of themselves; null where they do",
+    )
+    general_weight: float | None = Field(
+        default=None, description="share of general rows in its scores and repair, for `target.general_weights`"
+    )
+    general: Estimate | None = Field(
+        default=None,
+        description="its metric on general rows, for `target.general_weights`; of plain texts the probability of a "
+        "token, which is 1 / perplexity",
+    )
+    general_share: Estimate | None = Field(
+        default=None, description="share of the dense model's metric on general rows, paired by row"
     )
     latency_ms: float | None = Field(default=None, description="median time of a forward pass, for a target of latency")
     meets: bool | None = Field(default=None, description="whether it meets the target; null in a sweep")
@@ -296,12 +307,32 @@ class RecoveredMetrics(Schema):
     recovered: Metrics = Field(description="the slim model after the training")
 
 
+class RationaleTraining(Schema):
+    """The first stage of a training, on rationales."""
+
+    losses: list[LossPoint] = Field(description="means over the tokens of rationales")
+    steps: int
+    best_step: int = Field(description="step with whose weights the second stage began")
+    stopped_by: StoppedBy
+    seconds: float
+    train_rows: int = Field(description="rationales that were trained on")
+    held_out_rows: int = Field(description="rationales of the held-out rows")
+
+
 class RecoveryResult(Schema):
     """How the slim model was trained, and the three models side by side."""
 
     metrics: RecoveredMetrics
-    losses: list[LossPoint] = Field(description="the loss curve, from the model before the training")
-    steps: int = Field(description="steps that were taken")
+    losses: list[LossPoint] = Field(
+        description="the loss curve of the answers, from the model before the training; the steps on rationales count "
+        "and have no points"
+    )
+    rationales: RationaleTraining | None = Field(
+        default=None,
+        description="the stage on rationales before that on answers; null without `stages`, and where too few "
+        "rationales were kept",
+    )
+    steps: int = Field(description="steps that were taken, in all stages")
     best_step: int = Field(description="step whose weights were kept; 0: those before the training")
     stopped_by: StoppedBy
     seconds: float = Field(description="time of the training")

@@ -26,11 +26,14 @@ def _or_a_number(schema: dict[str, Any]) -> None:
 Ratio = Annotated[float, Field(gt=0, le=MAX_RATIO)]
 
 
+Weight = Annotated[float, Field(ge=0, le=1)]
+
+
 class Target(Schema):
     """How small the model has to be.
 
     Exactly one of the fields, or `keep_metric` together with `parameters`, `bytes` or `latency_ms`: then the model has
-    to satisfy both. `artifacts` is given with `sweep` only.
+    to satisfy both. `artifacts` is given with `sweep` only, `general_weights` with `ratio` only.
     """
 
     ratio: Ratio | None = Field(default=None, description="share of the chosen units' parameters to remove")
@@ -59,6 +62,21 @@ class Target(Schema):
         json_schema_extra=EXPERT,
     )
 
+    general_weights: list[Weight] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="with `ratio`: also evaluate a model with each of these shares of general rows, on the task and on "
+        "general rows; the job's own model has `method.general_weight`",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_general_weights(self) -> Self:
+        if self.general_weights is not None and self.ratio is None:
+            raise ValueError("`general_weights` compares models of one size: give `ratio`")
+        return self
+
     @model_validator(mode="after")
     def _check_one_target(self) -> Self:
         given = {
@@ -83,4 +101,5 @@ class Target(Schema):
     @property
     def is_measured(self) -> bool:
         """Whether candidates have to be cut and measured before the final model is known."""
-        return self.keep_metric is not None or self.latency_ms is not None or self.sweep is not None
+        measured = (self.keep_metric, self.latency_ms, self.sweep, self.general_weights)
+        return any(each is not None for each in measured)

@@ -4,7 +4,18 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from service.contract.fields import EXPERT, GENERAL, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, Schema, SetName, Uri
+from service.contract.fields import (
+    EXPERT,
+    GENERAL,
+    MAX_EVALUATIONS,
+    MAX_ROWS,
+    MAX_WRITTEN_ROWS,
+    OWN_TASK,
+    Name,
+    Schema,
+    SetName,
+    Uri,
+)
 from service.contract.options import Draw, Supervision, TaskKind, TaskMetric
 from service.contract.row_values import usable_values
 
@@ -19,6 +30,48 @@ class ModelSource(Schema):
     adapter_uri: Uri | None = Field(
         default=None, description="PEFT LoRA adapter that is merged before slimming", json_schema_extra=EXPERT
     )
+
+
+class Synthesis(Schema):
+    """Further calibration rows, and rationales, that a language model writes from the given calibration rows."""
+
+    rows: int = Field(
+        default=64,
+        ge=0,
+        le=MAX_WRITTEN_ROWS,
+        description="rows to write; those that are dropped because the dense model gives another answer are not "
+        "replaced",
+    )
+    rationales: bool = Field(
+        default=False,
+        description="also write a rationale of the right answer of each row, on which `recovery.stages` trains",
+    )
+    model: ModelSource | None = Field(
+        default=None,
+        description="the decoder that writes; default: the dense model, with its adapter",
+        json_schema_extra=EXPERT,
+    )
+    examples: int = Field(
+        default=4,
+        ge=1,
+        le=32,
+        description="given rows that are shown to the model for each row that it writes; fewer where it does not take "
+        "as many tokens",
+        json_schema_extra=EXPERT,
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="seed of the choice of shown rows, and of the written texts",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_writes_something(self) -> Self:
+        if self.rows == 0 and not self.rationales:
+            raise ValueError("`synthesis` writes neither rows nor rationales: give `rows`, or leave it out")
+        return self
 
 
 class DataSource(Schema):
@@ -159,6 +212,11 @@ class Task(TaskWording):
         default=None,
         description="further texts whose tokens stay, in the column `text`: with the unit `vocabulary`, which else "
         "keeps the tokens of the calibration rows",
+        json_schema_extra=EXPERT,
+    )
+    synthesis: Synthesis | None = Field(
+        default=None,
+        description="further calibration rows that a language model writes from the given ones",
         json_schema_extra=EXPERT,
     )
     supervision: Supervision = Field(

@@ -21,6 +21,7 @@ class Lease:
     job: JobRecord
     attempt: int
     spent_seconds: float  # of the job's deadline, by earlier attempts
+    shard: int | None = None  # of the attempt, whose lease all its shards share
 
 
 def deadline_exceeded(seconds: int, during: str = "") -> DeadlineExceeded:

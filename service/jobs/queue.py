@@ -4,17 +4,22 @@ Every worker process listens to this one queue, so that RQ moves an RQ job with 
 the queue to the worker.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from redis import Redis
 from rq import Queue
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
+from rq.registry import ReadyJobRegistry
 
 from service.infrastructure.redis_keys import OPEN, job_key
 from service.infrastructure.redis_scripts import load_script
 from service.jobs.record import JobRecord
-from service.jobs.rq_jobs import QUEUE, QUEUE_KEY, SERIALIZER, RqJob, rq_job_id
+from service.jobs.rq_jobs import QUEUE, QUEUE_KEY, SERIALIZER, RqJob, rq_job_ids
+from service.jobs.shards import KnownToRq
 from service.jobs.state_machine import PACKAGE
 from service.jobs.tenant_slots import TenantSlots
 
@@ -47,9 +52,18 @@ class JobQueue:
         return True
 
     def contains(self, record: JobRecord) -> bool:
-        """Whether the next attempt of a queued job is in the queue, or with a live worker that is about to start it."""
-        attempt = rq_job_id(record.id, record.attempt + 1)
-        return self._queue.get_job_position(attempt) is not None or attempt in self._started()
+        """Whether the next attempt of a queued job is in the queue, or with a live worker that is about to start it.
+
+        Of an attempt in shards, whether one of them is.
+        """
+        with_rq = {*self._queue.get_job_ids(), *self._started()}
+        return any(rq_job in with_rq for rq_job in rq_job_ids(record, record.attempt + 1))
+
+    def known(self) -> KnownToRq:
+        """What RQ knows of attempts and of shards; those of a dead worker are enqueued again, or given up."""
+        ReadyJobRegistry(queue=self._queue).cleanup()  # a worker has died between the last shard and the last job
+        waiting = {*self._queue.get_job_ids(), *self._queue.intermediate_queue.get_job_ids()}
+        return KnownToRq(waiting, set(self._started()), set(self._queue.failed_job_registry.get_job_ids()))
 
     def defer_checks(self, check_after_ms: int) -> None:
         """Defer the reconciler's check of each queued job whose next attempt is in the queue.
@@ -68,18 +82,27 @@ class JobQueue:
 
     def remove(self, record: JobRecord) -> None:
         """Remove the next attempt from the queue and from RQ's records."""
-        rq_job = self._fetch(record.id, record.attempt + 1)
-        if rq_job is not None:
-            self._queue.intermediate_queue.remove(rq_job.id)
-            self._remove_expired_executions(rq_job)
-            rq_job.delete()
+        self._remove(rq_job_ids(record, record.attempt + 1))
+
+    def remove_waiting(self, record: JobRecord) -> None:
+        """Remove what still waits of the present attempt of a job in shards: other shards, and the last job."""
+        if record.request.method.shards > 1:
+            started = self._started()
+            self._remove([each for each in rq_job_ids(record, record.attempt) if each not in started])
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            rq_job = self._fetch(name)
+            if rq_job is not None:
+                self._queue.intermediate_queue.remove(rq_job.id)
+                self._remove_expired_executions(rq_job)
+                rq_job.delete()
 
     def kill(self, record: JobRecord) -> None:
-        """Kill the process of the present attempt, if a worker still has one that no longer renews its lease."""
-        try:
-            send_stop_job_command(self.redis, rq_job_id(record.id, record.attempt), serializer=SERIALIZER)
-        except (NoSuchJobError, InvalidJobOperation):
-            return
+        """Kill the processes of the present attempt, if a worker still has one that no longer renews its lease."""
+        for name in rq_job_ids(record, record.attempt):
+            with suppress(NoSuchJobError, InvalidJobOperation):
+                send_stop_job_command(self.redis, name, serializer=SERIALIZER)
 
     def depth(self) -> int:
         """The number of attempts in the queue."""
@@ -99,8 +122,8 @@ class JobQueue:
             except ValueError:
                 self.redis.zrem(rq_job.execution_registry.key, execution_id)
 
-    def _fetch(self, job_id: str, attempt: int) -> Job | None:
+    def _fetch(self, name: str) -> Job | None:
         try:
-            return RqJob.fetch(rq_job_id(job_id, attempt), connection=self.redis, serializer=SERIALIZER)
+            return RqJob.fetch(name, connection=self.redis, serializer=SERIALIZER)
         except NoSuchJobError:
             return None

@@ -20,6 +20,8 @@ from service.infrastructure.redis_lock import RenewedLock
 from service.jobs.leases import deadline_exceeded
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord
+from service.jobs.rq_jobs import SHARD_RETRIES
+from service.jobs.shards import ShardsState
 from service.jobs.store import JobStore
 from service.jobs.usage import record_usage
 from service.settings import Settings
@@ -83,6 +85,10 @@ class Reconciler:
         if record.status is JobStatus.queued and (self._queue.enqueue_waiting(record) or self._queue.contains(record)):
             self._job_store.defer_overdue(record)
             return
+        shards = self._state_of_shards(record) if record.is_in_shards else None
+        if shards is not None and self._leaves_to_shards(record, shards):
+            self._job_store.defer_overdue_shards(record)
+            return
         if record.attempt:
             if self._storage_failed:
                 return  # the next check asks again; else each job would wait for storage in turn
@@ -95,11 +101,30 @@ class Reconciler:
                 return
         if record.status is not JobStatus.queued:
             self._queue.kill(record)
-        error = self._reason_to_fail(record)
+        error = self._reason_to_fail(record, is_given_up=shards is ShardsState.failed)
         if error is None:
             self._requeue(record)
         else:
             self._fail(record, error)
+
+    def _state_of_shards(self, record: JobRecord) -> ShardsState:
+        """What has become of the shards. RQ is asked twice before any counts as lost: one may be between two places."""
+        state = ShardsState.lost
+        for _ in range(2):
+            known = self._queue.known()
+            state = known.state_of(self._job_store.get(record.tenant, record.id))
+            if state in (ShardsState.running, ShardsState.waiting):
+                break
+        return state
+
+    def _leaves_to_shards(self, record: JobRecord, shards: ShardsState) -> bool:
+        """Whether the processes of the shards notice by themselves what becomes of the job."""
+        if shards is ShardsState.waiting:  # no process is there to notice
+            return record.status is JobStatus.running and not self._is_late(record)
+        return shards is ShardsState.running
+
+    def _is_late(self, record: JobRecord) -> bool:
+        return self._job_store.seconds_since_start(record) > record.request.deadline_seconds
 
     def _finish_from_storage(self, record: JobRecord) -> bool:
         """End a job whose result is in storage: its worker died after it wrote the manifest and before the record."""
@@ -117,16 +142,17 @@ class Reconciler:
             record_usage(self._job_store.redis, storage, record.tenant, record.id)
         return True
 
-    def _reason_to_fail(self, record: JobRecord) -> TaskslimError | None:
-        """Why the job gets no further attempt; None where it gets one."""
+    def _reason_to_fail(self, record: JobRecord, *, is_given_up: bool = False) -> TaskslimError | None:
+        """Why the job gets no further attempt; None where it gets one. `is_given_up`: one of its shards does not."""
+        if is_given_up:
+            return WorkerLost(
+                f"the worker died in each of {SHARD_RETRIES + 1} attempts of a shard; it may lack memory for this model"
+            )
         if record.lost + 1 >= self._settings.max_attempts:
             return WorkerLost(
                 f"the worker died in each of {record.lost + 1} attempts; it may lack memory for this model"
             )
-        seconds = record.request.deadline_seconds
-        if self._job_store.seconds_since_start(record) > seconds:
-            return deadline_exceeded(seconds)
-        return None
+        return deadline_exceeded(record.request.deadline_seconds) if self._is_late(record) else None
 
     def _requeue(self, record: JobRecord) -> None:
         """Requeue the job; one that was cancelling ends as cancelled instead."""
@@ -134,6 +160,7 @@ class Reconciler:
             return
         now = self._job_store.get(record.tenant, record.id)
         log.warning("attempt lost", status=now.status)
+        self._queue.remove_waiting(record)
         if now.status is JobStatus.queued:
             self._queue.remove(now)  # an RQ job of the same attempt that no worker holds any more
             self._queue.enqueue(now)
@@ -143,6 +170,7 @@ class Reconciler:
     def _fail(self, record: JobRecord, error: TaskslimError) -> None:
         if self._job_store.fail_overdue(record, JobError(code=error.code, message=error.message, param=error.param)):
             log.error("job failed by the reconciler", code=error.code)
+            self._queue.remove_waiting(record)
             self._delete_files_without_result(record)
 
     def _delete_files_without_result(self, record: JobRecord) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from service.contract.job import Links
-from service.jobs.record import ATTEMPT, EPOCH, TIMES, JobRecord, encode_whole, unreadable
+from service.contract.job import Links, Shards
+from service.jobs.record import ATTEMPT, EPOCH, TIMES, JobRecord, decode_shards, encode_whole, unreadable
 
 
 def job_json(job: Mapping[str, str] | JobRecord, links: Links) -> str:
@@ -22,6 +22,9 @@ def job_json(job: Mapping[str, str] | JobRecord, links: Links) -> str:
         nested = {"request": fields["request"], "progress": fields["progress"]}
         nested |= {name: fields.get(name) or "null" for name in ("result", "error")}
         read = {name: from_json(text) for name, text in nested.items()}
+        shards = shard_counts(read["request"], fields)
+        if shards is not None:
+            nested["progress"] = to_json(_with_shards(read["progress"], shards.of, fields)).decode()
         flat = {
             "id": fields["id"],
             "object": "job",
@@ -31,12 +34,25 @@ def job_json(job: Mapping[str, str] | JobRecord, links: Links) -> str:
             "attempts": _attempts(fields),
             **{name: _moment(fields.get(name)) for name in TIMES},
             "tags": read["request"]["tags"],
+            "shards": shards,
             "links": links,
         }
         text = to_json(flat).decode()
     except (ValueError, TypeError, KeyError) as error:
         raise unreadable(fields) from error
     return text[:-1] + "".join([f',"{name}":{value}' for name, value in nested.items()]) + "}"
+
+
+def shard_counts(request: Mapping[str, Any], fields: Mapping[str, str]) -> Shards | None:
+    """How many shards of a job are done; None for a job that one worker runs."""
+    of = request["method"].get("shards", 1)
+    return None if of == 1 else Shards(done=sum(each["done"] for each in decode_shards(fields).values()), of=of)
+
+
+def _with_shards(progress: dict[str, Any], of: int, fields: Mapping[str, str]) -> dict[str, Any]:
+    """The progress of a job with that of its shards, which count as much as each other."""
+    fraction = sum(each["fraction"] for each in decode_shards(fields).values()) / of
+    return progress | {"fraction": max(progress["fraction"], fraction)}
 
 
 def page_json(jobs: list[str], next_cursor: str | None) -> str:

@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from service.infrastructure.redis_client import now_ms
 from service.infrastructure.redis_keys import OPEN, events_key, index_key, job_key
 from service.jobs.events import check_event_id, parse_events
 from service.jobs.leases import Lease, LeaseLost
-from service.jobs.record import EPOCH, JobRecord, decode, encode
+from service.jobs.record import EPOCH, SHARD, SUMMING, JobRecord, ShardProgress, decode, encode
 from service.jobs.rq_jobs import RqJobFactory
 from service.jobs.state_machine import (
     CANCEL,
@@ -157,17 +157,73 @@ class JobStore:
 
         Raises LeaseLost where another worker started the attempt, or the job is finished, cancelled or deleted.
         """
+        lease = self._begin(tenant, job_id, attempt, worker) or self._join(tenant, job_id, attempt)
+        if lease is None or not self._is_sole(lease, worker):
+            raise self._refusal(tenant, job_id, attempt)
+        return lease
+
+    def lease_shard(self, tenant: str, job_id: str, attempt: int, shard: int, worker: str) -> Lease:
+        """Start a shard of an attempt, which begins with the first of them; a shard may be started again.
+
+        Raises LeaseLost where the attempt is not the present one, its last job has started, or the shard is done.
+        """
+        lease = self._begin(tenant, job_id, attempt, worker) or self._join(tenant, job_id, attempt)
+        if lease is None or attempt in lease.job.summing or shard not in lease.job.open_shards:
+            raise self._refusal(tenant, job_id, attempt)
+        return replace(lease, shard=shard)
+
+    def _begin(self, tenant: str, job_id: str, attempt: int, worker: str) -> Lease | None:
+        """The lease of an attempt of a queued job; None where it cannot be started."""
         blank = {"progress": Progress(fraction=0).model_dump_json(), "stage": ""}
         options = {"worker": worker, "fields": {"running": blank}, "check_after_ms": self.check_after_ms}
         outcome = self._state_machine.apply(tenant, job_id, LEASE, attempt=attempt - 1, **options)
-        if outcome.verdict != "done":
-            raise LeaseLost(f"attempt {attempt} of job {job_id} cannot start: {outcome.verdict}, {outcome.status}")
+        return self._leased(tenant, job_id, attempt) if outcome.verdict == "done" else None
+
+    def _join(self, tenant: str, job_id: str, attempt: int) -> Lease | None:
+        """The lease of the present attempt of a job in shards; None where it is not the present one."""
+        outcome = self._state_machine.apply(tenant, job_id, RENEW, attempt=attempt)
+        lease = self._leased(tenant, job_id, attempt) if outcome.verdict == "done" else None
+        return lease if lease and lease.job.request.method.shards > 1 else None
+
+    def _is_sole(self, lease: Lease, worker: str) -> bool:
+        """Whether no other process has started the last job of the attempt, which adds up its shards."""
+        if lease.job.request.method.shards == 1:
+            return True
+        key, field = job_key(lease.job.tenant, lease.job.id), f"{SUMMING}{lease.attempt}"
+        is_sole = bool(self.redis.hsetnx(key, field, worker)) or self.redis.hget(key, field) == worker
+        if is_sole:
+            self.heartbeat(lease)  # from now on the lease is renewed as that of any job
+        return is_sole
+
+    def _leased(self, tenant: str, job_id: str, attempt: int) -> Lease:
         record = self.get(tenant, job_id)
         return Lease(record, attempt, spent_seconds=self.seconds_since_start(record))
 
+    def _refusal(self, tenant: str, job_id: str, attempt: int) -> LeaseLost:
+        status = cast(str | None, self.redis.hget(job_key(tenant, job_id), "status")) or "missing"
+        return LeaseLost(f"attempt {attempt} of job {job_id} cannot start: the job is {status}")
+
     def heartbeat(self, lease: Lease) -> JobStatus:
-        """Renew the lease. Returns `running`, or `cancelling` where the attempt is to stop."""
-        return self._write(lease, RENEW, check_after_ms=self.check_after_ms)
+        """Renew the lease. Returns `running`, or `cancelling` where the attempt is to stop.
+
+        Shards do not defer the reconciler's check: it asks RQ about each of them.
+        """
+        options = {"check_after_ms": self.check_after_ms} if lease.shard is None else {}
+        return self._write(lease, RENEW, **options)
+
+    def shard_progress(self, lease: Lease, progress: ShardProgress) -> JobStatus:
+        """Record how far a shard is. Returns what `heartbeat` returns."""
+        fields = {f"{SHARD}{lease.shard}": progress.model_dump_json()}
+        return self._write(lease, RENEW, fields=dict.fromkeys(RENEW, fields))
+
+    def shard_stage(self, lease: Lease, stage: Stage) -> JobStatus:
+        """Record the stage of a shard as that of the job, unless another shard is further."""
+        now = self.get(lease.job.tenant, lease.job.id)
+        order = list(Stage)
+        if now.stage is not None and order.index(now.stage) >= order.index(stage):
+            return self._write(lease, RENEW)
+        event = {"type": "stage", "data": json.dumps({"stage": stage.value, "fraction": now.progress.fraction})}
+        return self._write(lease, RENEW, fields={key: {"stage": stage.value} for key in RENEW}, event=event)
 
     def set_stage(self, lease: Lease, stage: Stage, progress: Progress) -> JobStatus:
         """Record the stage that begins. Returns what `heartbeat` returns."""
@@ -226,6 +282,10 @@ class JobStore:
     def defer_overdue(self, record: JobRecord) -> bool:
         """Defer the next check of a queued job whose attempt is in the queue. False where its status has changed."""
         return self._if_overdue(record, DEFER, check_after_ms=self.check_after_ms)
+
+    def defer_overdue_shards(self, record: JobRecord) -> bool:
+        """Defer the next check of a started job whose shards are with RQ."""
+        return self._if_overdue(record, RENEW, check_after_ms=self.check_after_ms)
 
     def requeue_overdue(self, record: JobRecord) -> bool:
         """Make an overdue job queued again and count its attempt as lost; a cancelling one is cancelled."""

@@ -8,10 +8,11 @@ from service.contract.options import Supervision
 from service.contract.presets import resolve
 from service.contract.recovery import check_kind
 from service.contract.request import JobRequest
+from service.contract.synthesis import check_task as check_synthesis
 from service.contract.task import Task
 from service.planning.data_checks import check_data, check_texts
 from service.planning.idle_options import check_idle_options
-from service.planning.model_checks import check_model
+from service.planning.model_checks import check_model, check_writers
 from service.planning.row_counts import check_row_counts, num_evaluation_rows
 from service.sources.access import Access, blaming
 from service.sources.model_directory import ModelDirectory
@@ -36,11 +37,13 @@ def check_request(request: JobRequest, access: Access) -> ModelDirectory:
     for index, observed in enumerate(request.observe):
         with blaming_task(f"observe.{index}"):
             check_data(observed.evaluation, resolve(observed), "task.evaluation", access)
+    check_writers(request, access)
     return check_model(request, access)
 
 
 def _check_task(request: JobRequest, task: Task, access: Access) -> None:
     _check_method(request, task)
+    check_synthesis(task)
     _check_rows(task, access)
     for name, source in task.evaluations.items():
         check_data(source, task, f"task.evaluations.{name}", access)

@@ -156,6 +156,7 @@ def _deciding_fields(request: JobRequest) -> str:
     tokenizer must have, and rows whose labels the head must have."""
     parts = [request.model, request.method, request.target, request.output]
     parts += [request.recovery] if request.recovery else []
+    parts += [task.synthesis for task in request.slimmed_for if task.synthesis]
     tasks = [resolve(task) for task in request.placed_wordings.values()]
     wordings = [(task.kind, task.labels, task.template, task.messages) for task in tasks]
     rows = [task.model_dump_json() for task in tasks if task.kind in LABELLED_BY_HEAD and task.labels is None]

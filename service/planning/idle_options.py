@@ -54,7 +54,7 @@ def _mixes_general_rows(request: JobRequest) -> bool:
 
 
 def _weighs_general_rows(request: JobRequest) -> bool:
-    return request.method.general_weight > 0
+    return request.method.general_weight > 0 or any(request.target.general_weights or ())
 
 
 def _has_several_tasks(request: JobRequest) -> bool:
@@ -86,7 +86,7 @@ EFFECTS: dict[str, Effect] = {
     "general_weight": Effect(
         _mixes_general_rows, f"for the criteria {', '.join(MIXING_GENERAL)}, with the `example_reduction` square"
     ),
-    "general_rule": Effect(_weighs_general_rows, "with a `general_weight` above 0"),
+    "general_rule": Effect(_weighs_general_rows, "with a `general_weight` above 0, or `target.general_weights`"),
     "steps": Effect(_scores_change_between_steps, "for criteria that read data, or with the scope `global`"),
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls` or `recovery`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
@@ -104,6 +104,10 @@ def check_idle_options(request: JobRequest) -> None:
     for option, effect in EFFECTS.items():
         if _is_set(request.method, option, effect) and not effect.holds(request):
             raise InvalidRequest(f"`{option}` has an effect only {effect.condition}", param=f"method.{option}")
+    weighing = EFFECTS["general_weight"]
+    if request.target.general_weights is not None and not weighing.holds(request):
+        message = f"`general_weights` have an effect only {weighing.condition}"
+        raise InvalidRequest(message, param="target.general_weights")
 
 
 def _is_set(options: Method, option: str, effect: Effect) -> bool:

@@ -7,7 +7,8 @@ from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
 from service.contract.presets import needs_answers, resolve
 from service.contract.request import JobRequest
-from service.contract.task import DataSource, Task, TaskWording
+from service.contract.synthesis import blaming_writer, check_reader_of_rationales, check_writer
+from service.contract.task import DataSource, ModelSource, Task, TaskWording
 from service.families.config_checks import check_settings, num_classes
 from service.families.family import CLASSIFIERS, ModelFamily
 from service.families.head_classes import check_entity_tags, head_classes, with_labels
@@ -17,10 +18,12 @@ from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
 from service.families.table import check_first_layer, check_merge, check_units
 from service.planning.row_counts import inline_rows
+from service.planning.tensor_checks import check_tensors
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter
+from service.sources.checkpoint import read_checkpoint
 from service.sources.job_checkpoints import JOB
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import CONFIG, GGUF, PICKLED
@@ -62,8 +65,46 @@ def check_config(
     check_merge(request.method, family)
     _check_layout(request, config)
     _check_tokens(request, family, config)
+    _check_synthesis(request, family)
     has_unread = request.model.adapter_uri is not None and adapter is None
     _check_tasks(request, family, config, _id2label(config, adapter), has_unread_adapter=has_unread)
+
+
+def _check_synthesis(request: JobRequest, family: ModelFamily) -> None:
+    """Check that the model can write the rows that a synthesis asks it for, and be trained on rationales."""
+    for place, task in request.placed_tasks.items():
+        with blaming_task(place):
+            check_reader_of_rationales(task, family.kind)
+            if task.synthesis is not None and task.synthesis.model is None:
+                check_writer(family.kind, is_own=True)
+
+
+def check_writers(request: JobRequest, access: Access) -> None:
+    """Check the models that are named to write rows, as far as their files tell; on a hub nothing is read of them.
+
+    Raises as `check_model`, and InvalidRequest for one that is no decoder.
+    """
+    for place, task in request.placed_tasks.items():
+        source = task.synthesis.model if task.synthesis else None
+        if source is not None:
+            with blaming_task(place), blaming_writer():
+                _check_writer(source, access)
+
+
+def _check_writer(source: ModelSource, access: Access) -> None:
+    model = ModelDirectory.of(source, access)
+    _check_uri(source.uri, "model.uri", access)
+    if source.adapter_uri is not None:
+        _check_uri(source.adapter_uri, "model.adapter_uri", access)
+        model.adapter  # noqa: B018 - raises InvalidModel unless it is a LoRA adapter
+    if model.is_on_hub:
+        return
+    _check_names(source.uri, model.names)
+    if CONFIG in model.names:
+        check_head(model.config, model.family, has_adapter=source.adapter_uri is not None)
+        check_settings(model.config, model.family)
+        check_writer(model.family.kind, is_own=False)
+        check_tensors(read_checkpoint(model))
 
 
 def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:

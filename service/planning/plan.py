@@ -19,9 +19,11 @@ from service.families.runtimes.sizes import SlimSizes
 from service.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options, read_checked, with_tying
+from service.planning.memory import memory_of
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
+from service.settings import TOKENS_PER_BATCH
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
@@ -39,8 +41,8 @@ from service.sources.safetensors_header import BYTES
 from service.tensors import gemma4
 
 
-def plan(request: JobRequest, access: Access) -> Plan:
-    """The plan of a request.
+def plan(request: JobRequest, access: Access, tokens_per_batch: int = TOKENS_PER_BATCH) -> Plan:
+    """The plan of a request, for workers with batches of so many tokens.
 
     Raises what `POST /jobs` raises for the same request, NotPlannable for GGUF, and StorageUnavailable where a hub does
     not answer.
@@ -49,10 +51,10 @@ def plan(request: JobRequest, access: Access) -> Plan:
     if not model.is_on_hub and not model.can_be_planned:
         message = f"a plan needs config.json and safetensors files: {model.source.uri} is GGUF, which a worker converts"
         raise NotPlannable(message, param="model.uri")
-    return plan_for(request, read_checked(request, model))
+    return plan_for(request, read_checked(request, model), tokens_per_batch)
 
 
-def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
+def plan_for(request: JobRequest, checkpoint: Checkpoint, tokens_per_batch: int = TOKENS_PER_BATCH) -> Plan:
     """The plan of a request for a checkpoint that was read. Raises as `check_feasible`."""
     check_options(request, checkpoint)
     removal = find_removal(request, checkpoint)
@@ -69,6 +71,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         dequantised=checkpoint.dequantised,
         vocabulary=_vocabulary_range(checkpoint) if Unit.vocabulary in request.method.units else None,
         cache_bytes_per_token=_cache_bytes(request, checkpoint, cuts),
+        memory=memory_of(request, checkpoint, tokens_per_batch),
         runtimes=with_exports(
             _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, with_tying(checkpoint))
         ),

@@ -14,7 +14,7 @@ from service.sources.checkpoint import Checkpoint
 
 def needs_measuring(target: Target) -> bool:
     """Whether the worker measures models to find the one that meets the target."""
-    return target.is_measured and target.sweep is None
+    return target.is_measured and target.sweep is None and target.general_weights is None
 
 
 def check_target(request: JobRequest, checkpoint: Checkpoint) -> None:

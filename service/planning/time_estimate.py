@@ -36,6 +36,7 @@ SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # stages that a
 DECISIVE = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
 FITTED_ANEW = frozenset({Repair.least_squares_layerwise})  # repairs that pass rows through every model of a search anew
 TRAINING_PASSES = 3  # forward passes that take as long as the forward and backward pass of a training step
+MEASURED = ("latency_ms", "keep_metric", "sweep", "general_weights")  # targets for which models are measured
 SEARCHED_MODELS = 7  # that a bisection over hundredths of a ratio measures
 
 
@@ -57,6 +58,7 @@ class Work:
     recovery_epochs: int = 0  # passes over the calibration rows in the training of a recovery; 0: there is none
     recovery_seconds: float = 0.0  # the longest time of that training
     exports: int = 0  # formats of other runtimes
+    written_texts: int = 0  # rows and rationales that a language model writes, at most
     precisions: int = 0  # quantised copies
 
     def amount(self, stage: str) -> float:
@@ -68,6 +70,8 @@ class Work:
         if stage == Stage.recover:
             trained = TRAINING_PASSES * self.recovery_epochs * self.calibration_rows
             return float(self.parameters * (self.evaluation_rows + (0 if self.search else trained)))
+        if stage == Stage.synthesise:
+            return float(self.parameters * self.written_texts)
         if stage == Stage.quantise:  # two models are measured for each copy
             return float(self.parameters * 2 * self.precisions * (self.reported_rows or self.evaluation_rows))
         if stage == Stage.controls:
@@ -134,6 +138,7 @@ def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> Ti
     absent |= set() if work.controls else {Stage.controls}
     absent |= set() if work.recovery_epochs else {Stage.recover}
     absent |= set() if work.exports else {Stage.export}
+    absent |= set() if work.written_texts else {Stage.synthesise}
     absent |= set() if work.precisions else {Stage.quantise}
     if not alike or DECISIVE - absent - known:
         return None
@@ -170,8 +175,12 @@ def work_of(report: Report) -> Work:
 
 
 def seconds_of(report: Report) -> dict[str, float]:
-    """Stage -> seconds, without the stages whose result came from an earlier job."""
-    reused = {Stage.attribute: report.result.scores_reused, Stage.evaluate_dense: report.result.evaluation_reused}
+    """Stage -> seconds, without the stages whose result came from an earlier job or from shards."""
+    in_shards = report.request.method.shards > 1  # which have run these stages elsewhere
+    reused = {
+        Stage.attribute: in_shards or report.result.scores_reused,
+        Stage.evaluate_dense: in_shards or report.result.evaluation_reused,
+    }
     return {timing.stage: timing.seconds for timing in report.timings if not reused.get(timing.stage, False)}
 
 
@@ -199,7 +208,9 @@ def _rows(task: Task, access: Access) -> tuple[int, int] | None:
 
 def _work(family: str, parameters: int, calibration: int, evaluation: int, request: JobRequest) -> Work:
     method, target = request.method, request.target
-    searched = [name for name in ("latency_ms", "keep_metric", "sweep") if getattr(target, name) is not None]
+    searched = [
+        name for name in ("latency_ms", "keep_metric", "sweep", "general_weights") if getattr(target, name) is not None
+    ]
     return Work(
         family=family,
         parameters=parameters,
@@ -209,14 +220,22 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         criterion=method.criterion.value,
         repair=method.repair.value,
         search="+".join(searched),
-        models=len(target.sweep or ()) or SEARCHED_MODELS * len(searched),
+        models=len(target.sweep or target.general_weights or ()) or SEARCHED_MODELS * len(searched),
         reported_rows=evaluation // 2 if target.keep_metric is not None else None,
         controls=method.controls,
         recovery_epochs=request.recovery.epochs if request.recovery else 0,
         recovery_seconds=request.recovery.seconds if request.recovery else 0.0,
         exports=len(set(EXPORTS) & set(request.output.formats)),
+        written_texts=sum(_written_texts(task, calibration) for task in request.slimmed_for),
         precisions=len(request.output.quantise),
     )
+
+
+def _written_texts(task: Task, calibration: int) -> int:
+    """Rows and rationales that a task's synthesis writes, where all written rows are kept."""
+    if task.synthesis is None:
+        return 0
+    return task.synthesis.rows + (calibration + task.synthesis.rows if task.synthesis.rationales else 0)
 
 
 def _count(source: DataSource, access: Access) -> int | None:

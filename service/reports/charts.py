@@ -92,11 +92,13 @@ class Mark:
     high: float | None
     name: str
     kind: str  # dense, chosen, met, missed or measured
+    left: float | None = None  # the ends of the interval of a metric on the x axis
+    right: float | None = None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Measured models by size. Ticks are (coordinate, text)."""
+    """Measured models by size, or by their metric on general rows. Ticks are (coordinate, text)."""
 
     title: str
     metric: str  # the name of the quantity on the y axis
@@ -104,11 +106,14 @@ class Curve:
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     bound: float | None  # the y coordinate of the target
+    axis: str = "parameters, share of the dense model’s"  # what the x axis shows
+    follows_size: bool = True  # whether the line goes through the marks by size, or in the order of the models
 
     @property
     def line(self) -> str:
-        """The points of a polyline through the marks, by size."""
-        return " ".join(f"{mark.x},{mark.y}" for mark in sorted(self.marks, key=lambda mark: mark.x))
+        """The points of a polyline through the marks."""
+        marks = sorted(self.marks, key=lambda mark: mark.x) if self.follows_size else self.marks
+        return " ".join(f"{mark.x},{mark.y}" for mark in marks)
 
 
 # --- the losses of a recovery ---------------------------------------------------------------------------------------
@@ -154,9 +159,74 @@ def loss_curve(recovery: RecoveryResult | None) -> LossCurve | None:
 def curve(report: Report) -> Curve | None:
     """The models that a sweep or a search has measured; None for a job without one."""
     points = report.result.curve
+    if any(point.general for point in points):
+        return _general_curve(report)
     if any(point.metric for point in points):
         return _metric_curve(report)
     return _latency_curve(report) if any(point.latency_ms for point in points) else None
+
+
+def _general_curve(report: Report) -> Curve:
+    """Models of one size by their metric on general rows and that on the task, in the order of their weights."""
+    points = [(point, point.general, point.metric) for point in report.result.curve if point.general and point.metric]
+    metrics = report.result.metrics
+    across_axis = _Axis.around([general for _, general, _ in points], PLOT_LEFT, PLOT_WIDTH)
+    up_axis = _Axis.around([metric for _, _, metric in points], PLOT_TOP + PLOT_HEIGHT, -PLOT_HEIGHT)
+    own = report.request.method.general_weight
+    marks = [
+        Mark(
+            x=across_axis.at(general.value),
+            y=up_axis.at(metric.value),
+            low=up_axis.at(metric.low),
+            high=up_axis.at(metric.high),
+            name=_weighed_name(point),
+            kind="chosen" if point.general_weight == own else "measured",
+            left=across_axis.at(general.low),
+            right=across_axis.at(general.high),
+        )
+        for point, general, metric in points
+    ]
+    name = metric_name(metrics.slim)
+    on_general = metric_name(metrics.general.slim) if metrics.general else "metric"
+    return Curve(
+        title=f"General rows and the task: {name} by general weight",
+        metric=name,
+        marks=marks,
+        x_ticks=across_axis.ticks(),
+        y_ticks=up_axis.ticks(),
+        bound=None,
+        axis=f"{on_general} on general rows",
+        follows_size=False,
+    )
+
+
+def _weighed_name(point: CurvePoint) -> str:
+    """What a mark of a general weight stands for: the shares of the dense model's metrics that it keeps."""
+    kept = " and ".join(percent(share.value) for share in (point.share, point.general_share) if share)
+    return f"general weight {point.general_weight:g}: {kept} of the dense model on the task and on general rows"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis from `least` to `most`, which begins at the coordinate `start` and has a signed length."""
+
+    least: float
+    most: float
+    start: float
+    length: float
+
+    @classmethod
+    def around(cls, estimates: Sequence[Estimate], start: float, length: float) -> "_Axis":
+        """An axis that shows all estimates with their intervals."""
+        low, high = min(each.low for each in estimates), max(each.high for each in estimates)
+        return cls(math.floor(low * 10) / 10, math.ceil(high * 10) / 10, start, length)
+
+    def at(self, value: float) -> float:
+        return round(self.start + self.length * (value - self.least) / ((self.most - self.least) or 1), 1)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        steps = [self.least + (self.most - self.least) * step / 4 for step in range(5)]
+        return [(self.at(share), f"{share * 100:.3g} %") for share in steps]
 
 
 def _metric_curve(report: Report) -> Curve:

@@ -105,7 +105,10 @@ def _details(report: Report) -> dict[str, Any]:
 def target_text(target: Target) -> str:
     """The target in words, such as `30.0 % removed`."""
     if target.ratio is not None:
-        return f"{percent(target.ratio)} removed"
+        compared = ", ".join(f"{weight:g}" for weight in sorted(target.general_weights or ()))
+        return f"{percent(target.ratio)} removed" + (
+            f", with general rows at the shares {compared}" if compared else ""
+        )
     if target.sweep is not None:
         return f"models with {', '.join(percent(ratio) for ratio in sorted(target.sweep))} removed"
     bound = target.latency_ms

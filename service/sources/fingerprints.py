@@ -32,6 +32,7 @@ AFTER_SCORING = {
     "controls",
     "union",
     "keep_vocabulary",
+    "shards",
 }  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations", "general", "texts")  # fields of a task that name rows
@@ -102,8 +103,15 @@ def _task_mark(task: Task, access: Access) -> dict[str, Any]:
     return {
         "task": wording(task) | task.model_dump(mode="json", exclude={*TaskWording.model_fields, *SOURCES}),
         "rows": _rows_mark(task.calibration, access),
+        "writer": _writer_marks(task, access),
         "is_split": task.evaluation is None,  # a part of the calibration rows is set aside
     }
+
+
+def _writer_marks(task: Task, access: Access) -> list[dict[str, str] | None] | None:
+    """The marks of the model that the task's synthesis names, and of its adapter."""
+    source = task.synthesis.model if task.synthesis else None
+    return None if source is None else [_model_marks(source, access), _adapter_marks(source, access)]
 
 
 def digest(content: Mapping[str, Any]) -> str:

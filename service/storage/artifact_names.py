@@ -7,6 +7,7 @@ UNTRAINED = "model-untrained"  # directory of the slim model before its recovery
 TASK_FILE = "task.json"  # in the directory of each checkpoint
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
+SYNTHESIS = "synthesis.jsonl"  # every row and rationale that a language model wrote
 
 
 def export_name(format: Format) -> str:

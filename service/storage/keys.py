@@ -13,6 +13,21 @@ def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
     return f"{job_prefix(tenant, job_id)}attempt-{attempt}/"
 
 
+def shards_prefix(tenant: str, job_id: str) -> str:
+    """The prefix of what the shards of a job have measured; it goes when the job ends."""
+    return f"{job_prefix(tenant, job_id)}shards/"
+
+
+def shard_prefix(tenant: str, job_id: str, number: int) -> str:
+    """The prefix of what one shard has measured."""
+    return f"{shards_prefix(tenant, job_id)}{number}/"
+
+
+def shard_key(tenant: str, job_id: str, number: int, name: str) -> str:
+    """A safetensors file of a shard."""
+    return f"{shard_prefix(tenant, job_id, number)}{name}.safetensors"
+
+
 def manifest_key(tenant: str, job_id: str) -> str:
     """The `Manifest` of the attempt that succeeded. It is written last, by `put_if_absent`."""
     return f"{job_prefix(tenant, job_id)}manifest.json"

@@ -7,7 +7,7 @@ from service.contract.report import Report
 from service.contract.resources import Manifest
 from service.contract.result import Result
 from service.storage.artifact_names import REPORT
-from service.storage.keys import attempt_prefix, job_prefix, manifest_key
+from service.storage.keys import attempt_prefix, job_prefix, manifest_key, shards_prefix
 from service.storage.object_store import Storage
 
 log = structlog.get_logger()
@@ -36,8 +36,13 @@ def committed_result(storage: Storage, tenant: str, job_id: str) -> Result | Non
 
 
 def delete_attempts(storage: Storage, tenant: str, job_id: str, last: int) -> None:
-    """Delete the files of the attempts up to `last`, except those of the attempt that succeeded."""
+    """Delete the files of the attempts up to `last`, except those of the attempt that succeeded.
+
+    What shards have measured goes once an attempt has succeeded: until then the next one can use it.
+    """
     manifest = committed_manifest(storage, tenant, job_id)
+    if manifest is not None:
+        storage.delete_prefix(shards_prefix(tenant, job_id))
     for attempt in range(1, last + 1):
         if manifest is None or attempt != manifest.attempt:
             storage.delete_prefix(attempt_prefix(tenant, job_id, attempt))

@@ -36,7 +36,7 @@ from tests.support import checkpoints
 from tests.support.pipeline_jobs import LABELS, WORDS, Deployment, Recorder
 from tests.support.tiny_models import FFN_WIDTH, causal, logits
 
-OPTIONAL = (Stage.search, Stage.repair, Stage.recover, Stage.controls, Stage.export, Stage.quantise)
+OPTIONAL = (Stage.synthesise, Stage.search, Stage.repair, Stage.recover, Stage.controls, Stage.export, Stage.quantise)
 STAGES = [stage for stage in Stage if stage not in OPTIONAL]
 
 

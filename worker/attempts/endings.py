@@ -2,6 +2,7 @@
 
 import structlog
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+from redis import Redis
 
 from service.contract.errors import ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
 from service.contract.job import JobError, JobStatus
@@ -34,6 +35,7 @@ class EndingWriter:
 
     def __init__(self, settings: Settings, job_store: JobStore, lease: Lease, files: AttemptFiles) -> None:
         self._settings, self._job_store, self._lease, self._files = settings, job_store, lease, files
+        self.is_handed_back = False
 
     def write(self, ending: Ending) -> bool:
         """Write an ending. Returns whether the job was handed back to be retried, because a resource is missing."""
@@ -49,6 +51,7 @@ class EndingWriter:
         log.info("attempt over", status=status, reason=type(ending).__name__)
         if status is not JobStatus.queued:
             self._files.delete_leftovers(status)
+            self._remove_waiting_shards()
         return is_retried
 
     def _can_be_retried(self, ending: Ending) -> bool:
@@ -76,8 +79,38 @@ class EndingWriter:
                 return self._job_store.fail(self._lease, error)
 
     def _hand_back(self) -> JobStatus:
+        self.is_handed_back = True
         status = self._job_store.hand_back(self._lease)
         if status is JobStatus.queued:
-            redis = connect(self._settings.redis_url, retries=WORKER_RETRIES, decode=False)
-            JobQueue(redis).enqueue(self._job_store.get(self._lease.job.tenant, self._lease.job.id))
+            JobQueue(self._rq_redis).enqueue(self._job_store.get(self._lease.job.tenant, self._lease.job.id))
         return status
+
+    def _remove_waiting_shards(self) -> None:
+        if self._lease.job.request.method.shards > 1:
+            JobQueue(self._rq_redis).remove_waiting(self._lease.job)
+
+    @property
+    def _rq_redis(self) -> Redis:
+        return connect(self._settings.redis_url, retries=WORKER_RETRIES, decode=False)
+
+
+class ShardEndingWriter(EndingWriter):
+    """As `EndingWriter`, for one shard: an error or a cancellation ends the job, and a shard alone is handed back."""
+
+    def write(self, ending: Ending) -> bool:
+        """Write an ending. Where the job has ended already, what this shard has stored meanwhile is deleted."""
+        is_retried = super().write(ending)
+        if isinstance(ending, LeaseLost):
+            self._files.delete_shard_of_ended_job(self._job_store)
+        return is_retried
+
+    def _end(self, ending: Cancelled | HandedBack | TaskslimError) -> JobStatus:
+        record = self._job_store.get(self._lease.job.tenant, self._lease.job.id)
+        if self._lease.shard not in record.open_shards:
+            raise LeaseLost(f"shard {self._lease.shard} was presumed dead and has been repeated")
+        # The files of the attempt stay: they may be those of its last job, where this shard was presumed dead.
+        return self._hand_back() if isinstance(ending, HandedBack) else super()._end(ending)
+
+    def _hand_back(self) -> JobStatus:
+        self.is_handed_back = True
+        return JobStatus.queued

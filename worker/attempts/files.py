@@ -6,7 +6,8 @@ from service.contract.errors import StorageUnavailable
 from service.contract.job import JobStatus
 from service.contract.result import Result
 from service.jobs.leases import Lease
-from service.storage.keys import attempt_prefix
+from service.jobs.store import JobStore
+from service.storage.keys import attempt_prefix, shard_prefix
 from service.storage.manifests import committed_manifest, committed_result, delete_attempts, delete_job_files
 from service.storage.object_store import Storage
 
@@ -46,6 +47,16 @@ class AttemptFiles:
             delete_attempts(self.storage, job.tenant, job.id, self._lease.attempt)
         except StorageUnavailable:
             log.exception("files of the attempt were not deleted")
+
+    def delete_shard_of_ended_job(self, job_store: JobStore) -> None:
+        """Delete what this shard has measured, if the job has ended or is deleted."""
+        job, shard = self._lease.job, self._lease.shard
+        assert shard is not None, "the lease is that of a shard"
+        try:
+            if not job_store.exists(job.tenant, job.id) or job_store.get(job.tenant, job.id).status.is_terminal:
+                self.storage.delete_prefix(shard_prefix(job.tenant, job.id, shard))
+        except StorageUnavailable:
+            log.exception("files of the shard were not deleted")
 
     def delete_own(self) -> None:
         """Delete the files of this attempt, unless they are the job's result."""

@@ -21,7 +21,7 @@ from worker import pipeline
 from worker.attempts.endings import Cancelled, EndingWriter, HandedBack
 from worker.attempts.files import AttemptFiles
 from worker.attempts.lease_keeper import LeaseKeeper
-from worker.attempts.progress import JobProgress, skipped_stages
+from worker.attempts.progress import JobProgress, measured_fraction, skipped_stages
 from worker.attempts.scratch import scratch_directory
 from worker.attempts.signals import on_sigterm
 
@@ -34,20 +34,26 @@ RETRY_PAUSE_SECONDS = 15.0  # for which a worker takes no other job after it has
 class AttemptLifecycle:
     """One attempt that holds its lease."""
 
+    WRITER = EndingWriter
+
     def __init__(self, settings: Settings, job_store: JobStore, lease: Lease) -> None:
         self._settings, self._job_store, self._lease = settings, job_store, lease
         self._files = AttemptFiles(settings.artifacts_url, lease)
-        self._endings = EndingWriter(settings, job_store, lease, self._files)
+        self._endings = self.WRITER(settings, job_store, lease, self._files)
         redis = connect(settings.redis_url, retries=HEARTBEAT_PATIENCE)
         heartbeat_store = JobStore(redis, lease_seconds=settings.lease_seconds)
         self._keeper = LeaseKeeper(heartbeat_store, lease, settings, self._endings)
 
-    def run(self) -> None:
-        """Run the pipeline and write the outcome of the attempt. SIGTERM hands the job back."""
+    def run(self) -> bool:
+        """Run the pipeline and write the outcome of the attempt. SIGTERM hands the job back.
+
+        Whether it was handed back, then or because a resource was missing.
+        """
         with on_sigterm(lambda: self._keeper.request_end(HandedBack("the worker was told to stop"))):
             is_retried = self._run_to_an_end()
         if is_retried:
             time.sleep(RETRY_PAUSE_SECONDS)
+        return self._endings.is_handed_back
 
     def _run_to_an_end(self) -> bool:
         """Whether the job was handed back to be retried.
@@ -56,10 +62,7 @@ class AttemptLifecycle:
         secrets, in Redis.
         """
         try:
-            with self._keeper.heartbeats():
-                result = self._result()
-                self._files.delete_leftovers(JobStatus.running)  # before the job ends: later no process would do it
-            self._succeed(result)
+            self._complete()
         except (Cancelled, HandedBack, LeaseLost, TaskslimError) as ending:
             return self._endings.write(ending)
         except JobTimeoutException:
@@ -71,6 +74,13 @@ class AttemptLifecycle:
             message = "the job failed because of a bug; the worker's log has the details"
             return self._endings.write(TaskslimError(message))
         return False
+
+    def _complete(self) -> None:
+        """Run to the end of the attempt where nothing goes wrong."""
+        with self._keeper.heartbeats():
+            result = self._result()
+            self._files.delete_leftovers(JobStatus.running)  # before the job ends: later no process would do it
+        self._succeed(result)
 
     def _result(self) -> Result:
         """The result of the pipeline, or of an earlier attempt that stored its manifest and died before it ended."""
@@ -87,7 +97,9 @@ class AttemptLifecycle:
 
     def _run_pipeline(self) -> Result:
         job, storage = self._lease.job, self._files.storage
-        progress = JobProgress(self._write_progress, self._keeper.check, skipped=skipped_stages(job.request))
+        skipped = skipped_stages(job.request)
+        begin = measured_fraction(job.request) if job.request.method.shards > 1 else 0.0  # what shards have done
+        progress = JobProgress(self._write_progress, self._keeper.check, skipped=skipped, begin=begin)
         scores = ScoreSets(self._job_store.redis, storage)
         with scratch_directory() as scratch:
             return pipeline.run(

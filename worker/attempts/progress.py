@@ -11,6 +11,7 @@ from service.contract.request import JobRequest
 WEIGHTS: dict[Stage, float] = {
     Stage.fetch: 4,
     Stage.load: 4,
+    Stage.synthesise: 40,
     Stage.evaluate_dense: 22,
     Stage.attribute: 35,
     Stage.search: 60,
@@ -61,7 +62,7 @@ class JobProgress:
     """Receives the progress of the pipeline. Every call first calls `check`, which raises when the attempt must end.
 
     `write` is called with each new stage, and then after WRITE_SECONDS or WRITE_FRACTION of the job. `skipped` are the
-    stages that the job does not have.
+    stages that the job does not have. `begin` is the fraction that others have done before.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class JobProgress:
         check: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         skipped: Collection[Stage] = (),
+        begin: float = 0.0,
     ) -> None:
         self._weights = {stage: 0.0 if stage in skipped else weight for stage, weight in WEIGHTS.items()}
         self._total_weight = sum(self._weights.values())
@@ -77,7 +79,7 @@ class JobProgress:
         self._stage: Stage | None = None
         self._stage_started = self._written_at = clock()
         self._estimator = TimeEstimator(self._stage_started, self._total_weight)
-        self._fraction = self._written_fraction = 0.0
+        self._fraction = self._written_fraction = begin
 
     def stage(self, stage: Stage) -> None:
         """A stage begins."""
@@ -110,9 +112,18 @@ class JobProgress:
         self._write(stage, progress, entered)
 
 
+def measured_fraction(request: JobRequest) -> float:
+    """The share of a job that is done when the dense model is measured: the share that shards do."""
+    weights = {stage: weight for stage, weight in WEIGHTS.items() if stage not in skipped_stages(request)}
+    stages = list(Stage)
+    ahead = stages[: stages.index(Stage.attribute) + 1]
+    return sum(weights.get(stage, 0.0) for stage in ahead) / sum(weights.values())
+
+
 def skipped_stages(request: JobRequest) -> set[Stage]:
     """The stages that a job does not have."""
     skipped = set() if request.recovery else {Stage.recover}
+    skipped |= set() if any(task.synthesis for task in request.slimmed_for) else {Stage.synthesise}
     skipped |= set() if set(EXPORTS) & set(request.output.formats) else {Stage.export}
     skipped |= set() if request.output.quantise else {Stage.quantise}
     if request.target.is_measured:

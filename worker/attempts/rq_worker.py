@@ -70,8 +70,8 @@ class SlimWorker(SpawnWorker):
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """End the lease of an attempt whose process has died, so that the job need not wait for it to expire."""
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)  # type: ignore[no-untyped-call]
-        if job.kwargs.keys() == {"tenant", "job_id", "attempt"}:
-            self._job_store.expire_lease(**job.kwargs)
+        if job.kwargs.keys() - {"shard"} == {"tenant", "job_id", "attempt"}:
+            self._job_store.expire_lease(**{name: value for name, value in job.kwargs.items() if name != "shard"})
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Renew RQ's own key of the worker, and the registration that the API counts workers by.

@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from worker.slimming.streaming.mapped import beside
 
 # Families that were trained in bfloat16 and whose activations exceed 65,504, the largest number of float16.
 OVERFLOWING = frozenset({"t5", "mt5", "umt5", "t5gemma", "gemma2", "gemma3_text", "gemma4_text", "glm4"})
 
+
+COMPARED = 2**22  # numbers
 
 # The dtypes of floating-point tensors in safetensors files, by their names there.
 STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -37,7 +41,8 @@ def cast_weights(model: nn.Module, dtypes: torch.dtype | Mapping[str, torch.dtyp
     """
     for name, parameter in model.named_parameters():
         dtype = dtypes if isinstance(dtypes, torch.dtype) else dtypes[name]
-        parameter.data = parameter.data.to(dtype)
+        if parameter.dtype is not dtype:
+            parameter.data = beside(parameter.data, parameter.data.to(dtype))
 
 
 def make_computable(model: PreTrainedModel) -> None:
@@ -67,7 +72,15 @@ def has_bfloat16() -> bool:
 
 
 def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round the weights to values that `dtype` can hold, in the dtypes that they have."""
-    computed_in = weight_dtypes(model)
-    cast_weights(model, dtype)
-    cast_weights(model, computed_in)
+    """Round the weights to values that `dtype` can hold, in the dtypes that they have.
+
+    Those that it holds already stay the tensors that they are, which other models may share.
+    """
+    for parameter in model.parameters():
+        if not _holds(dtype, parameter.data):
+            parameter.data = beside(parameter.data, parameter.data.to(dtype).to(parameter.dtype))
+
+
+def _holds(dtype: torch.dtype, tensor: Tensor) -> bool:
+    """Whether the dtype can hold the numbers of the tensor; a part of them at a time, so that no copy is made."""
+    return all(torch.equal(part.to(dtype).to(part.dtype), part) for part in tensor.reshape(-1).split(COMPARED))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from service.tensors import adapter_names
 from service.tensors.gemma4 import LAYER_SCALAR
 from worker.checkpoints.dtypes import (
+    computing_dtype,
     fixed_parameters,
     make_computable,
     round_weights,
@@ -29,7 +31,12 @@ from worker.checkpoints.encoders import sentence_encoder_of
 from worker.checkpoints.tying import settle_tying
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
 from worker.data.slim_vocabulary import SlimVocabulary
+from worker.slimming.architectures import architecture_of
+from worker.slimming.free_memory import budget
+from worker.slimming.streaming.layers import can_stream, stream
 from worker.sources.validation import check_checkpoint, read_json, stored_tensors, weight_files
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,13 @@ class LoadedModel:
     vocabulary: SlimVocabulary | None = None
 
 
-def load_model(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
+def load_model(
+    directory: Path, *, device: torch.device, adapter: Path | None = None, scratch: Path | None = None
+) -> LoadedModel:
     """Load a checkpoint onto `device`, in evaluation mode, weights without gradients, the adapter merged.
+
+    Weights that take more than half of the free memory of the host are put into files in `scratch`, where one is given
+    and the family can be streamed.
 
     Raises InvalidModel where the checkpoint does not hold what its class needs, holds more than that, or where a weight
     is not finite, and the errors of `merge_adapter`.
@@ -67,6 +79,10 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     model, tokenizer = load_weights(directory, family, adapter), load_tokenizer(directory)
     settle_tying(model)
     dtype = model.dtype
+    computed = computing_dtype(dtype, device.type, model.config.model_type)
+    if scratch is not None and device.type == "cpu" and _needs_streaming(model, computed):
+        log.info("the weights are larger than half of the free memory: they are streamed from files")
+        stream(model, architecture_of(model), scratch, computed)
     if adapter is not None:
         from worker.checkpoints.adapters.merging import merge_adapter  # slow to import, and needed by few jobs
 
@@ -79,6 +95,11 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     rounded = rounded_dtypes(_used_dtypes(directory, family, model.config.to_dict()), dtype)
     encoder = sentence_encoder_of(directory) if family.kind == "encoder" else None
     return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory, rounded, encoder)
+
+
+def _needs_streaming(model: PreTrainedModel, computed: torch.dtype) -> bool:
+    needed = computed.itemsize * sum(parameter.numel() for parameter in model.parameters())
+    return needed > budget(torch.device("cpu")) and can_stream(architecture_of(model), model.config)
 
 
 def _used_dtypes(directory: Path, family: ModelFamily, config: Mapping[str, Any]) -> set[str]:
@@ -96,7 +117,8 @@ def count_parameters(model: nn.Module) -> int:
 def _check_finite(model: nn.Module) -> None:
     buffers = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(LAYER_SCALAR))
     for name, tensor in (*model.named_parameters(), *buffers):
-        if not tensor.isfinite().all():
+        # The extremes of a tensor need no copy of it; a number that is not finite is one of them.
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             message = f"the weights {name} are not finite numbers: save the model in a dtype that can hold them"
             raise InvalidModel(message, param="model.uri")
 

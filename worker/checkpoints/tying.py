@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from worker.slimming.streaming.mapped import beside
+
 # The config of a UMT5 sets the flag whatever config.json says, and the class scales the input of the head by it.
 FORCED_FLAGS = ("umt5",)
 
@@ -44,7 +46,11 @@ def untie(model: nn.Module) -> None:
     for path, module in model.named_modules():
         for name, parameter in list(module.named_parameters(path, recurse=False)):
             if parameter in seen:
-                setattr(module, name.rpartition(".")[2], nn.Parameter(parameter.detach().clone(), requires_grad=False))
+                setattr(
+                    module,
+                    name.rpartition(".")[2],
+                    nn.Parameter(beside(parameter, parameter.detach().clone()), requires_grad=False),
+                )
             seen.add(parameter)
 
 

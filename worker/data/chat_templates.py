@@ -38,7 +38,7 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
 
     Raises InvalidModel without a template, for one that cannot be run, and as `prompt_and_answer`.
     """
-    if not _has_template(tokenizer):
+    if not has_template(tokenizer):
         message = (
             "`task.messages` needs the chat template of the model, and the model has none: add chat_template.jinja"
         )
@@ -76,7 +76,7 @@ def prompt_and_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mes
     return before, whole[len(before) :]
 
 
-def _has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether there is a chat template. Of several the one with the name `default` is used."""
     found = tokenizer.chat_template
     return bool(found.get("default") if isinstance(found, dict) else found)

@@ -28,6 +28,8 @@ class Example:
     tag_names: tuple[str, ...] = ()  # by index
     dense_tokens: int | None = None  # of the prompt as the dense model reads it, where the slim one has fewer tokens
     row: Row | None = field(default=None, compare=False, repr=False)  # of an evaluation row, which may be read again
+    is_written: bool = field(default=False, compare=False)  # whether a model wrote this row, see `worker.synthesis`
+    rationale: "Example | None" = field(default=None, compare=False, repr=False)  # of the right answer, as tokens
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from service.rows.row import Row
 from service.sources.model_files import is_wanted
 from service.storage.object_store import digest_file
+from worker.data.examples import Example
 
 # The packages that decide what is measured.
 COMPUTING = ("taskslim", "torch", "transformers", "tokenizers", "peft", "compressed-tensors")
@@ -50,3 +51,13 @@ def digest_text(text: str) -> str:
 
 def _digest(content: object) -> str:
     return digest_text(json.dumps(content, sort_keys=True, default=str))
+
+
+def digest_examples(examples: Sequence[Example]) -> str:
+    """sha256 over the tokens of every prompt and candidate and over the right answers, in the order of the rows."""
+    content = hashlib.sha256()
+    for example in examples:
+        parts = [example.prompt, example.candidates, example.answer, example.text]
+        parts += [example.second] if example.second else []
+        content.update(json.dumps([*parts, example.target] if example.target else parts).encode())
+    return content.hexdigest()

@@ -1,4 +1,4 @@
-"""Generates texts, always by greedy decoding.
+"""Generates texts: by greedy decoding, or where rows are written by sampling.
 
 The generation config of a checkpoint (beams, penalties, forced or suppressed tokens) has no effect, apart from its end
 tokens. Otherwise two models with the same weights would be judged differently. A family may have tokens that it never
@@ -7,6 +7,8 @@ writes: the padding token of a Marian has the logit 0, and those of all other to
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -15,6 +17,15 @@ from service.contract.report import Decoding
 from worker.data.batching import Padding, pad_left, pad_right
 from worker.data.examples import Example
 from worker.data.wordings import Wording
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Texts that are drawn instead of the most probable ones."""
+
+    temperature: float
+    top_p: float  # the most probable tokens with this probability together are drawn from
+    seed: int
 
 
 def decoding(examples: Sequence[Example], padding: Padding) -> Decoding:
@@ -52,17 +63,21 @@ def generate_tokens(
     padding: Padding,
     tokens_per_batch: int,
     on_examples: Callable[[int], None],
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
     """The tokens of `generate`, including the end token where the model generated it.
 
-    They do not depend on the batches: the rows of a batch may all have the same number of tokens.
+    They do not depend on the batches: the rows of a batch may all have the same number of tokens. With `sampling` they
+    do: the draws of a batch follow each other.
     """
     how = decoding(examples, padding)
     limits = [_most_tokens(example, wording, how) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
     written: dict[int, list[int]] = {}
-    for chunk in _even_chunks(order, examples, limits, tokens_per_batch):
-        answers = _continue(model, [examples[index] for index in chunk], padding, how, limits[chunk[0]])
+    for number, chunk in enumerate(_even_chunks(order, examples, limits, tokens_per_batch)):
+        prompts = [examples[index] for index in chunk]
+        with _drawing(model, sampling, number):
+            answers = _continue(model, prompts, padding, how, limits[chunk[0]], sampling)
         written |= {index: _up_to_end(answer, how) for index, answer in zip(chunk, answers, strict=True)}
         on_examples(len(written))
     return [written[index] for index in range(len(examples))]
@@ -98,13 +113,18 @@ def _even_chunks(
 
 
 def _continue(
-    model: PreTrainedModel, examples: Sequence[Example], padding: Padding, how: Decoding, limit: int
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    padding: Padding,
+    how: Decoding,
+    limit: int,
+    sampling: Sampling | None,
 ) -> list[list[int]]:
     """The generated tokens of a chunk. A decoder-only model has its prompts padded on the left."""
     pad = pad_left if padding.kind == "causal" else pad_right
     input_ids, mask_BT = pad([example.prompt for example in examples], padding.pad)
     config = GenerationConfig(
-        do_sample=False,
+        **_strategy(sampling),
         max_new_tokens=limit,
         pad_token_id=padding.pad,
         eos_token_id=how.end_tokens or None,
@@ -120,6 +140,23 @@ def _continue(
         )
     start = input_ids.shape[1] if padding.kind == "causal" else len(padding.decoder_opening)
     return [row[start:] for row in output_BT.tolist()]
+
+
+def _strategy(sampling: Sampling | None) -> dict[str, Any]:
+    if sampling is None:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+
+
+@contextmanager
+def _drawing(model: PreTrainedModel, sampling: Sampling | None, number: int) -> Iterator[None]:
+    """Within the context, random numbers are those of the seed and of the number of the chunk."""
+    if sampling is None:
+        yield
+        return
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(sampling.seed + number)
+        yield
 
 
 @contextmanager

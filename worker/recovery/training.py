@@ -53,6 +53,14 @@ class Training:
     held_out_rows: int
 
 
+@dataclass(frozen=True)
+class Before:
+    """A training of the same LoRA weights on other rows that went before."""
+
+    steps: int
+    untrained: dict[str, Tensor]  # the weights as they were before it
+
+
 # Called with (steps that are done, all steps) after each batch; it may raise to end the training.
 OnStep = Callable[[int, int], None]
 
@@ -65,13 +73,15 @@ def train(
     settings: Settings,
     on_step: OnStep,
     clock: Callable[[], float] = time.monotonic,
+    before: Before | None = None,
 ) -> Training:
     """Train the LoRA weights of a model, and set them to those with the lowest loss on the held-out rows.
 
-    The weights before the first step are among these. A training that its time does not limit depends on the seed
-    alone. Raises InvalidModel where the loss is no finite number before the first step, and what `on_step` raises.
+    The weights before the first step are among these; after another training, whose steps count, those before it too.
+    A training that its time does not limit depends on the seed alone. Raises InvalidModel where the loss is no finite
+    number before the first step, and what `on_step` raises.
     """
-    return _Trainer(model, lora, tasks, splits, settings, on_step, clock).run()
+    return _Trainer(model, lora, tasks, splits, settings, on_step, clock, before).run()
 
 
 @dataclass
@@ -83,8 +93,10 @@ class _Trainer:
     settings: Settings
     on_step: OnStep
     clock: Callable[[], float]
+    before: Before | None = None
     losses: list[LossPoint] = field(default_factory=list)
     done: int = 0
+    earlier: int = 0  # steps of the training before
     tokens: int = 0
     _since_point: list[tuple[float, int]] = field(default_factory=list)  # (sum of the terms, terms) of each step
     _best: tuple[float, int, dict[str, Tensor]] | None = None  # (loss, step, weights)
@@ -95,17 +107,17 @@ class _Trainer:
         self._total = min(self.settings.epochs * per_epoch, self.settings.steps or self.settings.epochs * per_epoch)
         between = max(1, min(MAX_STEPS_BETWEEN, per_epoch // EVALUATIONS_PER_EPOCH))
         self._optimizer = torch.optim.AdamW(self.lora.weights.values(), lr=0.0, weight_decay=0.0)
-        if not self._evaluate():
+        if not self._evaluate_first():
             raise InvalidModel("the loss of the cut model is not a finite number: remove less", param="model.uri")
         stopped_by = self._take_steps(between)
-        if stopped_by is not StoppedBy.diverged and self.losses[-1].step != self.done:
+        if stopped_by is not StoppedBy.diverged and self.losses[-1].step != self.earlier + self.done:
             self._evaluate()
         assert self._best is not None
         _, best_step, weights = self._best
         self.lora.restore(weights)
         return Training(
             losses=self.losses,
-            steps=self.done,
+            steps=self.earlier + self.done,
             best_step=best_step,
             stopped_by=stopped_by,
             seconds=self._elapsed,
@@ -172,6 +184,19 @@ class _Trainer:
         torch.nn.utils.clip_grad_norm_(weights, MAX_GRADIENT_NORM)
         self._optimizer.step()
 
+    def _evaluate_first(self) -> bool:
+        """Evaluate the weights before the first step, and before those those before the other training."""
+        if self.before is None:
+            return self._evaluate()
+        trained = self.lora.state()
+        self.lora.restore(self.before.untrained)
+        is_finite = self._evaluate()
+        self.lora.restore(trained)
+        self.earlier = self.before.steps
+        if self.earlier and is_finite:
+            self._evaluate()
+        return is_finite
+
     def _evaluate(self) -> bool:
         """Add a point to the loss curve, and remember the weights where it is the lowest.
 
@@ -188,10 +213,11 @@ class _Trainer:
             return False
         held_out = total / max(terms, 1)
         trained, counted = (sum(part) for part in zip(*self._since_point, strict=True)) if self._since_point else (0, 0)
-        self.losses.append(LossPoint(step=self.done, train=trained / counted if counted else None, held_out=held_out))
+        step = self.earlier + self.done
+        self.losses.append(LossPoint(step=step, train=trained / counted if counted else None, held_out=held_out))
         self._since_point.clear()
         if self._best is None or held_out < self._best[0]:
-            self._best = held_out, self.done, self.lora.state()
+            self._best = held_out, step, self.lora.state()
         return True
 
     def _batches(self, task: int, rows: Sequence[int]) -> Iterator[BatchLoss]:

@@ -21,7 +21,8 @@ from service.sources.checkpoint import read_checkpoint
 from service.sources.dimensions import ffn_widths, head_counts, head_size, num_layers
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import CARD
-from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE, UNTRAINED
+from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE, SYNTHESIS, UNTRAINED
+from service.storage.row_formats import json_line
 from worker.data.provenance import digest_rows, digest_text, versions
 from worker.data.wordings import Wording, as_run, written_in_template
 from worker.evaluation.answers import MAX_CHANGED
@@ -30,11 +31,12 @@ from worker.reporting.card_metadata import licence_of
 from worker.reporting.findings import Findings
 from worker.reporting.model_card import card, untrained_card
 from worker.reporting.warnings import warnings
+from worker.slimming.streaming.layers import is_streamed
 from worker.stages import method
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
 from worker.stages.inputs import Sources
-from worker.stages.task_model import TaskModel
+from worker.stages.task_model import Synthesis, TaskModel
 
 # Inline rows of a task. They are in storage, and the report does not repeat them.
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}, "general": {"rows"}}
@@ -64,8 +66,21 @@ def write(
     output = artifacts.output_directory(context)
     (output / REPORT).write_text(report.model_dump_json(indent=2))
     (output / REPORT_PAGE).write_text(html.render(report))
+    _write_synthesis(sets, output)
     if Format.safetensors in context.job.request.output.formats:
         _write_cards(report, sources, output)
+
+
+def _write_synthesis(sets: Sequence[EvaluationSet], output: Path) -> None:
+    """Write every text that a language model wrote, where the job asks for some."""
+    found = _syntheses(having_role(sets, *SLIMMED_FOR))
+    lines = [{"task": each.name, **values} for each, synthesis in found for values in synthesis.lines]
+    if lines:
+        (output / SYNTHESIS).write_bytes(b"".join(map(json_line, lines)))
+
+
+def _syntheses(tasks: Sequence[EvaluationSet]) -> list[tuple[EvaluationSet, Synthesis]]:
+    return [(each, each.task_model.synthesis) for each in tasks if each.task_model.synthesis is not None]
 
 
 def _write_cards(report: Report, sources: Sources, output: Path) -> None:
@@ -98,11 +113,13 @@ def build(
         shortened_prompts=task_model.calibration.shortened
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
+        synthesis={each.name: found.counts for each, found in _syntheses(tasks)},
         decoding=task_model.decoding,
         dequantised=sources.dequantised,
         stored_dtype=str(task_model.loaded.dtype).removeprefix("torch."),
         rounded_dtypes=task_model.loaded.rounded,
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
+        streamed=is_streamed(task_model.loaded.model),
         written_special_tokens=written_in_template(task_model.wording),
         read_tokens=_read_tokens(sets),
         timings=list(context.timings),

@@ -16,6 +16,7 @@ from worker.checkpoints.dtypes import OVERFLOWING
 
 DAMAGE_SHARE = 0.7  # of the lost answers that are in one class
 MIN_DAMAGE = 5  # lost answers; with fewer, their distribution over the classes is chance
+KEPT_SHARE = 0.5  # of the written texts
 NOTABLE_SHARE = 0.1  # of the answers or prompts
 ONE_ANSWER_SHARE = 0.9  # of the rows that get the same answer
 FREQUENT_LABEL_SHARE = 0.8  # of the rows with one label; above it, giving that answer often is right
@@ -274,6 +275,31 @@ def _per_layer_widths(report: Report) -> str | None:
     )
 
 
+def _few_written(report: Report) -> str | None:
+    """Most of what a language model wrote is not used."""
+    for title, found in report.synthesis.items():
+        for name, counts in (("rows", found.rows), ("rationales", found.rationales)):
+            if counts is not None and counts.kept < KEPT_SHARE * counts.written:
+                reasons = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in counts.dropped.items())
+                return (
+                    f"{counts.kept} of {counts.written} {name} that {found.writer} wrote for {title} were kept "
+                    f"({reasons}): name a model in `synthesis.model` that writes better, or more given rows. "
+                    "synthesis.jsonl has them all."
+                )
+    return None
+
+
+def _no_rationales(report: Report) -> str | None:
+    """The training had too few rationales for a stage of their own."""
+    asked, found = report.request.recovery, report.result.recovery
+    if asked is None or found is None or not asked.reads_rationales or found.rationales is not None:
+        return None
+    return (
+        "Too few rationales were kept to train on some and hold others out: the model was trained on answers alone. "
+        "Name a model in `synthesis.model` that writes better rationales."
+    )
+
+
 def _not_recovered(report: Report) -> str | None:
     """The recovery did not make the slim model better."""
     found = report.result.recovery
@@ -390,6 +416,8 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "above_latency": _above_latency,
     "below_floor": _below_floor,
     "per_layer_widths": _per_layer_widths,
+    "few_written": _few_written,
+    "no_rationales": _no_rationales,
     "not_recovered": _not_recovered,
     "fewer_experts_per_token": _fewer_experts_per_token,
     "experts_without_tokens": _experts_without_tokens,

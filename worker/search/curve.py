@@ -12,7 +12,8 @@ class Curve:
     """The measured candidates of one search.
 
     A search keeps one point for each number of parameters, which identifies a candidate. A sweep keeps one for each
-    requested ratio, because several ratios may round to the same widths.
+    requested ratio, because several ratios may round to the same widths; a comparison of general weights one for each
+    of these.
     """
 
     def __init__(self, progress: StageProgress) -> None:
@@ -32,10 +33,11 @@ class Curve:
         """The point of a candidate that was measured before."""
         return self._points.get(candidate.parameters)
 
-    def add(self, candidate: Candidate, requested_ratio: float | None = None, **measured: object) -> None:
-        """Add a candidate, or replace its point. With `requested_ratio` it is a point of a sweep."""
+    def add(self, candidate: Candidate, requested: float | None = None, **measured: object) -> None:
+        """Add a candidate, or replace its point. `requested` is the ratio or the general weight that it is measured
+        for, of a sweep or a comparison of these."""
         point = CurvePoint(ratio=candidate.ratio, parameters=candidate.parameters, bytes=candidate.bytes)
-        key = candidate.parameters if requested_ratio is None else requested_ratio
+        key = candidate.parameters if requested is None else requested
         self._points[key] = point.model_copy(update=measured)
         self.report_progress()
 

@@ -1,4 +1,7 @@
-"""Finds the model of a target that has to be measured: a sweep, a bound on latency or a floor under the metric."""
+"""Finds the model of a target that has to be measured: a sweep, a bound on latency or a floor under the metric.
+
+`general_weights` compares models with several general weights.
+"""
 
 from worker.search.candidates import Candidate
 from worker.search.chosen import ChosenModel

@@ -77,11 +77,10 @@ class SearchContext:
     def _judged(self, slim: TaskModel) -> TaskModel:
         """The model as it is judged: in the precision that the job asks for, with label offsets of its own."""
         has_floor = self.context.job.request.target.keep_metric is not None
-        return self._with_offsets(
-            judged_in_precision(self.context, slim, self.task_model.loaded) if has_floor else slim
-        )
+        return self.with_offsets(judged_in_precision(self.context, slim, self.task_model.loaded) if has_floor else slim)
 
-    def _with_offsets(self, slim: TaskModel) -> TaskModel:
+    def with_offsets(self, slim: TaskModel) -> TaskModel:
+        """The model with label offsets, which are fitted to its answers to calibration rows, where it has labels."""
         fitting = on_rows_of_offsets(slim)
         if fitting is None:
             return slim

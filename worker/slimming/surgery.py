@@ -22,6 +22,7 @@ from worker.slimming.config_sizes import (
     update_attributes,
     update_layers,
 )
+from worker.slimming.streaming.mapped import beside
 from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first, tensor_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -61,6 +62,15 @@ def copy_sharing_tensors(module: ModuleT) -> ModuleT:
     """A copy with modules and configs of its own over the same tensors; a cut of the copy leaves the original whole."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return deepcopy(module, shared)
+
+
+def copy_with_tensors(module: ModuleT) -> ModuleT:
+    """A copy that shares nothing; its parameters are in files where those of the module are."""
+    own: dict[int, Any] = {
+        id(each): nn.Parameter(beside(each, each.detach().clone()), requires_grad=each.requires_grad)
+        for each in module.parameters()
+    }
+    return deepcopy(module, own)
 
 
 def groups_of(model: nn.Module, architecture: Architecture, kept: Kept) -> list[Group]:
@@ -116,6 +126,7 @@ def _slice(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
 def _keep_indices(module: nn.Module, name: str, dim: int, stays_I: Tensor) -> None:
     old = tensor_of(module, name)
     sliced = _taken(old.detach(), dim, stays_I.to(old.device)).contiguous()
+    sliced = beside(old, sliced)
     is_parameter = isinstance(old, nn.Parameter)
     setattr(module, name, nn.Parameter(sliced, requires_grad=old.requires_grad) if is_parameter else sliced)
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worker.slimming.config_sizes import configs_of
+from worker.slimming.streaming.mapped import beside
 from worker.slimming.units import VOCABULARY, Kept, vocabulary_parameters
 
 USED = 1.0  # the least score of a row that has to stay; those of all other rows are lower
@@ -48,7 +49,7 @@ def num_rows(model: nn.Module) -> int:
 def _replace(model: nn.Module, old: nn.Parameter, kept_K: Tensor) -> None:
     """Put the kept rows of a parameter into every module that has it."""
     rows = old.detach().index_select(0, kept_K.to(old.device)).contiguous()
-    new = nn.Parameter(rows, requires_grad=old.requires_grad)
+    new = nn.Parameter(beside(old, rows), requires_grad=old.requires_grad)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter is old:

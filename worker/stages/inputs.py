@@ -7,7 +7,8 @@ import structlog
 
 from service.contract.errors import InvalidModel, TaskslimError, blaming_task
 from service.contract.report import Ancestor, Dequantised
-from service.contract.task import Task
+from service.contract.synthesis import blaming_writer
+from service.contract.task import ModelSource, Task
 from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
@@ -25,6 +26,14 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
+class WriterFiles:
+    """A model that writes rows, on this machine, and the adapter that is merged into it."""
+
+    model: Path
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
 class Sources:
     """The model, the adapter and the rows of a request, on this machine."""
 
@@ -37,6 +46,7 @@ class Sources:
     dequantised: Dequantised | None  # None where the model is not quantised
     lineage: list[Ancestor]  # the jobs that made the model, the first one first
     fingerprints: Fingerprints | None
+    writers: dict[str, WriterFiles]  # place of a task -> the model that its synthesis names
 
 
 def fetch(context: JobContext) -> Sources:
@@ -51,7 +61,7 @@ def fetch(context: JobContext) -> Sources:
     rows = evaluation_sets.read(request, context.task, location)
     texts = [text for place, task in request.placed_tasks.items() for text in _texts(place, task, location)]
     cache = context.settings.state / "cache"
-    job_checkpoint, ancestors = _model_of_job(context)
+    job_checkpoint, ancestors = _model_of_job(context, request.model)
     model = fetch_model(
         request.model,
         scratch=context.scratch,
@@ -74,7 +84,35 @@ def fetch(context: JobContext) -> Sources:
         dequantised=model.dequantised,
         lineage=ancestors,
         fingerprints=_fingerprints_of(context),
+        writers=_writers(context),
     )
+
+
+def _writers(context: JobContext) -> dict[str, WriterFiles]:
+    """The models that tasks name to write their rows."""
+    found: dict[str, WriterFiles] = {}
+    for place, task in context.job.request.placed_tasks.items():
+        source = task.synthesis.model if task.synthesis else None
+        if source is not None:
+            with blaming_task(place), blaming_writer():
+                found[place] = _writer(context, source, context.scratch / f"writer-{place}")
+    return found
+
+
+def _writer(context: JobContext, source: ModelSource, scratch: Path) -> WriterFiles:
+    scratch.mkdir()
+    roots, adapter = context.settings.local_roots, None
+    model = fetch_model(
+        source,
+        scratch=scratch,
+        cache=context.settings.state / "cache",
+        roots=roots,
+        on_bytes=context.on_bytes,
+        job_model=_model_of_job(context, source)[0],
+    )
+    if source.adapter_uri:
+        adapter = fetch_adapter(source.adapter_uri, scratch=scratch, roots=roots, on_bytes=context.on_bytes)
+    return WriterFiles(model.directory, adapter)
 
 
 def _texts(place: str, task: Task, location: Location) -> list[str]:
@@ -97,12 +135,12 @@ def _fingerprints_of(context: JobContext) -> Fingerprints | None:
         return None
 
 
-def _model_of_job(context: JobContext) -> tuple[JobModel | None, list[Ancestor]]:
+def _model_of_job(context: JobContext, source: ModelSource) -> tuple[JobModel | None, list[Ancestor]]:
     """(the model, the jobs that made it) where the request names a job of the tenant; else (None, []).
 
     Raises InvalidModel.
     """
-    uri = context.job.request.model.uri
+    uri = source.uri
     if scheme_of(uri) != JOB:
         return None, []
     with blaming("model.uri", InvalidModel):

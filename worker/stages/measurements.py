@@ -28,8 +28,7 @@ AnswerAll = Callable[[Mapping[RowsKey, TaskModel]], Mapping[RowsKey, Answers]]
 
 def measure_dense(sets: Sequence[EvaluationSet], answer_all: AnswerAll) -> dict[SetKey, Measured]:
     """The dense model on every evaluation set; `answer_all` gives its answers without label offsets."""
-    labelled = [each for each in having_role(sets, *SLIMMED_FOR) if each.task_model.own_answers is None]
-    return _measure(sets, labelled, answer_all)
+    return _measure(sets, labelled(sets), answer_all)
 
 
 def measure_slim(sets: Sequence[EvaluationSet], answer_all: AnswerAll) -> dict[SetKey, Measured]:
@@ -43,12 +42,22 @@ def shipped_tasks(sets: Sequence[EvaluationSet], slim: Mapping[SetKey, Measured]
     return [replace(each.task_model, offset_L=slim[each.key].answers.offset_L) for each in tasks]
 
 
+def to_answer(sets: Sequence[EvaluationSet], with_offsets: Sequence[EvaluationSet]) -> dict[RowsKey, TaskModel]:
+    """The rows that a measurement has answered: those of every set, and those that offsets are fitted on."""
+    fitting = {each.key: on_rows_of_offsets(each.task_model) for each in with_offsets}
+    models = {RowsKey(key, True): model for key, model in fitting.items() if model is not None}
+    return {RowsKey(each.key, False): each.task_model for each in sets} | models
+
+
+def labelled(sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+    """The sets that offsets of the dense model are fitted for: where its own answers do not stand for labels."""
+    return [each for each in having_role(sets, *SLIMMED_FOR) if each.task_model.own_answers is None]
+
+
 def _measure(
     sets: Sequence[EvaluationSet], with_offsets: Sequence[EvaluationSet], answer_all: AnswerAll
 ) -> dict[SetKey, Measured]:
-    fitting = {each.key: on_rows_of_offsets(each.task_model) for each in with_offsets}
-    models = {RowsKey(key, True): model for key, model in fitting.items() if model is not None}
-    answers = answer_all({RowsKey(each.key, False): each.task_model for each in sets} | models)
+    answers = answer_all(to_answer(sets, with_offsets))
     offsets = {key.set: fitted(found) for key, found in answers.items() if key.to_fit}
 
     def measure(each: EvaluationSet) -> Measured:

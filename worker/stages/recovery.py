@@ -9,19 +9,20 @@ from transformers import PreTrainedModel
 from service.contract.errors import blaming_task
 from service.contract.options import TaskKind
 from service.contract.recovery import Recovery, check_kind, check_rank, check_rows, weight_of_labels
-from service.contract.result import RecoveredMetrics, RecoveryResult, Verified
+from service.contract.result import RationaleTraining, RecoveredMetrics, RecoveryResult, Verified
 from service.storage.artifact_names import UNTRAINED
 from worker.data import batching
 from worker.data.examples import Example
 from worker.evaluation import answer_scores
 from worker.recovery import recovered
-from worker.recovery.recovered import Recovered
+from worker.recovery.recovered import Recovered, TrainingRows
 from worker.recovery.rows import RunningModel, SplitRows, StoredScores, Teacher, TrainingTask, split, stratified
-from worker.recovery.training import OnStep, Settings
+from worker.recovery.training import OnStep, Settings, Training
 from worker.slimming.recovery.losses import LOSSES, TaskLoss, vocabulary
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
-from worker.stages.task_model import TaskModel, with_examples
+from worker.stages.task_model import TaskModel, with_examples, worded
+from worker.synthesis import rationales
 
 # Gives the dense model, which is loaded only where it is needed.
 DenseModel = Callable[[], PreTrainedModel]
@@ -57,7 +58,9 @@ def with_rows_held_out(context: JobContext, sets: Sequence[EvaluationSet]) -> li
 
 def _with_rows_held_out(context: JobContext, asked: Recovery, task_model: TaskModel) -> TaskModel:
     rows = task_model.calibration
-    found = split(rows.examples, asked.rows, context.job.request.method.seed)
+    given = [example for example in rows.examples if not example.is_written]  # the written ones are behind them
+    found = split(given, asked.rows, context.job.request.method.seed)
+    found = replace(found, train=[*found.train, *range(len(given), len(rows.examples))])
     stay, held_out = (
         with_examples(context, task_model, rows, [rows.examples[row] for row in part])
         for part in (found.train, found.held_out)
@@ -87,9 +90,30 @@ def recover(
     )
     splits = [_split(asked, each, seed) for each in tasks]
     loaded_once = cache(dense)
-    training = [_training_task(asked, each, loaded_once, tokens, on_step) for each in tasks]
+    answers = TrainingRows([_training_task(asked, each, loaded_once, tokens, on_step) for each in tasks], splits)
+    first = _rationales(asked, tasks, splits, loaded_once, tokens) if asked.reads_rationales else None
     inputs = {name: value.to(slim.loaded.model.device) for name, value in slim.probe.inputs.items()}
-    return recovered.recover(slim.loaded, training, splits, inputs, asked.rank, settings, on_step)
+    return recovered.recover(slim.loaded, answers, inputs, asked.rank, settings, on_step, rationales=first)
+
+
+def _rationales(
+    asked: Recovery, tasks: Sequence[TaskModel], splits: Sequence[SplitRows], dense: DenseModel, tokens: int
+) -> TrainingRows:
+    """The rationales of the rows, which are held out where their rows are."""
+    training, found = [], []
+    for each, split_rows in zip(tasks, splits, strict=True):
+        examples = [example.rationale for example in _examples(each)]
+        train, held_out = (
+            [rationale for row in rows if (rationale := examples[row]) is not None]
+            for rows in (split_rows.train, split_rows.held_out)
+        )
+        _, padding = worded(each.loaded, rationales.written_as(each.wording.task), tokens)
+        loss, weight = LOSSES[TaskKind.generation], weight_of_labels(asked)
+        teacher = RunningModel(dense(), loss) if weight < 1 else None
+        training.append(TrainingTask([*train, *held_out], padding, loss, weight, teacher))
+        numbers = list(range(len(train) + len(held_out)))
+        found.append(SplitRows(numbers[: len(train)], numbers[len(train) :]))
+    return TrainingRows(training, found)
 
 
 def _split(asked: Recovery, task_model: TaskModel, seed: int) -> SplitRows:
@@ -127,16 +151,18 @@ def _teacher(task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, toke
 def result(asked: Recovery, found: Recovered, metrics: RecoveredMetrics, verified: Verified) -> RecoveryResult:
     """What the result of a job says of its recovery."""
     training = found.training
+    stages = [each for each in (found.rationales, training) if each is not None]
     return RecoveryResult(
         metrics=metrics,
         losses=training.losses,
+        rationales=_rationale_training(found.rationales),
         steps=training.steps,
         best_step=training.best_step,
         stopped_by=training.stopped_by,
-        seconds=round(training.seconds, 3),
+        seconds=round(sum(each.seconds for each in stages), 3),
         train_rows=training.train_rows,
         held_out_rows=training.held_out_rows,
-        tokens=training.tokens,
+        tokens=sum(each.tokens for each in stages),
         lora_parameters=found.lora_parameters,
         rank=asked.rank,
         learning_rate=asked.learning_rate,
@@ -145,6 +171,13 @@ def result(asked: Recovery, found: Recovered, metrics: RecoveredMetrics, verifie
         artifact=UNTRAINED,
         verified=verified,
     )
+
+
+def _rationale_training(training: Training | None) -> RationaleTraining | None:
+    if training is None:
+        return None
+    names = set(RationaleTraining.model_fields)
+    return RationaleTraining(**{name: value for name, value in vars(training).items() if name in names})
 
 
 def _has_labels(task_model: TaskModel) -> bool:

@@ -12,8 +12,9 @@ from torch import Tensor
 from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.presets import LABELLED_BY_HEAD, needs_answers
-from service.contract.report import Decoding, OwnAnswers
+from service.contract.report import Decoding, OwnAnswers, Synthesised
 from service.contract.result import Metrics
+from service.contract.row_values import RowValues
 from service.contract.task import TaskWording
 from service.exports.formats import asked, check_format_tokenizers, check_formats
 from service.exports.precisions import check_precisions
@@ -53,6 +54,14 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Synthesis:
+    """What a language model wrote from the calibration rows: the counts, and every text."""
+
+    counts: Synthesised
+    lines: list[RowValues]
+
+
+@dataclass(frozen=True)
 class TaskModel:
     """A model, a task, and the rows of the task as tokens of the model."""
 
@@ -62,6 +71,7 @@ class TaskModel:
     calibration: Examples
     evaluation: Examples
     probe: Probe | None = None  # of the whole model, for the verification of what is cut from it
+    synthesis: Synthesis | None = None  # what a language model wrote, where the job asks for rows or rationales
     own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
     held_out: Examples | None = None  # calibration rows that are no longer in `calibration`, where there is a recovery
     offset_rows: Examples | None = None  # calibration rows of this task that its label offsets are fitted on
@@ -117,7 +127,7 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     cannot hold fewer of, UnsupportedFormat for a format or a precision that cannot hold it or its tokenizer, or whose
     packages are not installed.
     """
-    loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
+    loaded = load_model(model, device=device(context.settings.device), adapter=adapter, scratch=context.scratch)
     method, config = context.job.request.method, loaded.model.config.to_dict()
     check_units(method.units, loaded.family, config)
     check_first_layer(method, loaded.family, config)

@@ -54,6 +54,23 @@ PLAN = {
     "parameters": {"dense": 134515008, "slim": 111290688},
     "bytes": {"dense": 269060552, "slim": 222611880},
     "cache_bytes_per_token": {"dense": 23040, "slim": 23040},
+    "memory": {
+        "weights": 269030016,
+        "cpu_weights": 538060032,
+        "streamed_on_cpu": True,
+        "matrices": 323420160,
+        "batch": 3680501760,
+        "state_per_token": 10752,
+        "devices": [
+            {
+                "device": 8589934592,
+                "holds_weights": True,
+                "scoring_passes": 1,
+                "repair_passes": 0,
+                "peak": 4272951936,
+            }
+        ],
+    },
     "runtimes": [{"name": "transformers", "loads": True, "quantisations": [], "tensor_parallel": []}],
     "precisions": [{"precision": "int8", "possible": True}],
     "scores_cached": False,

@@ -45,7 +45,7 @@ def create_plan(
     """
     check_webhook(request, settings)
     access = access_of(caller, settings, storage)
-    found = plan(request, access)
+    found = plan(request, access, settings.tokens_per_batch)
     units, rows = _cached(request, access, scores)
     skipped = [stage for stage, cached in ((Stage.attribute, units), (Stage.evaluate_dense, rows)) if cached]
     work = planned_work(request, found.family, found.parameters.dense, access)

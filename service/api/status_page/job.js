@@ -11,6 +11,7 @@ import { adapterName, ago, between, isFinished, modelName, plain, targetWords, t
 const STAGES = [
   "fetch",
   "load",
+  "synthesise",
   "evaluate_dense",
   "attribute",
   "search",
@@ -141,13 +142,16 @@ function stageList(job) {
 }
 
 /** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
-function leftOut({ method, target, recovery }) {
+function leftOut({ method, target, recovery, task, tasks = [] }) {
+  const writes = [task, ...tasks].some((each) => each?.synthesis);
   const omitted = [
+    ...(writes ? [] : ["synthesise"]),
     ...(recovery ? [] : ["recover"]),
     ...(method.controls ? [] : ["controls"]),
     ...(method.repair === "none" ? ["repair"] : [])
   ];
-  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...omitted, "select", "repair", "slice"];
+  const { keep_metric: floor, latency_ms: bound, sweep, general_weights: weights } = target;
+  if (floor ?? bound ?? sweep ?? weights) return [...omitted, "select", "repair", "slice"];
   return [...omitted, "search"];
 }
 

@@ -28,7 +28,8 @@ export const adapterName = (request) => (request.model.adapter_uri ?? "").replac
 
 /** A target as a phrase. */
 export function targetWords(target) {
-  if (target.ratio) return `remove ${percent(target.ratio)}`;
+  const weights = target.general_weights ? `, with the general weights ${target.general_weights.join(", ")}` : "";
+  if (target.ratio) return `remove ${percent(target.ratio)}${weights}`;
   if (target.sweep)
     return `models with ${[...target.sweep]
       .sort((a, b) => a - b)

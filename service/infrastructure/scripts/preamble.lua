@@ -45,7 +45,17 @@ local function job_keys(keys)
   }
 end
 
--- Puts an attempt in RQ's queue, unless RQ knows it already. `rq_job` is `RqJobHash.arguments`, `data` its payload.
+-- Records that an RQ job depends on others, as RQ does: RQ enqueues it when all of them have finished.
+local function defer_rq_job(rq_job)
+  for _, other in ipairs(rq_job.after) do
+    redis.call('SADD', rq_job.prefix .. other.id .. ':dependents', rq_job.id)
+    redis.call('SADD', rq_job.prefix .. ':' .. rq_job.id .. ':dependencies', other.id)
+  end
+  redis.call('ZADD', rq_job.deferred, math.floor(now_ms() / 1000), rq_job.id)
+end
+
+-- Puts an attempt in RQ's queue, unless RQ knows it already. `rq_job` is `RqJobHash.arguments`, `data` its payload. Of
+-- one that depends on others, these are put there in its place.
 -- RQ has a queue for each priority, from which it takes without the safety of BLMOVE. Here there is one queue, sorted
 -- by rank: the attempt goes before those of higher rank and after those of its own.
 local function enqueue_rq_job(rq_job, data)
@@ -54,6 +64,11 @@ local function enqueue_rq_job(rq_job, data)
   write_hash(key, rq_job.fields)
   redis.call('HSET', key, 'data', data, 'slim_rank', rq_job.rank)
   redis.call('SADD', rq_job.queues, queue)
+  if #rq_job.after > 0 then
+    defer_rq_job(rq_job)
+    for _, other in ipairs(rq_job.after) do enqueue_rq_job(other, other.data) end
+    return
+  end
   local position, ahead = -1, redis.call('LINDEX', queue, -1)
   while ahead and tonumber(redis.call('HGET', rq_job.prefix .. ahead, 'slim_rank') or '1') > rq_job.rank do
     position = position - 1

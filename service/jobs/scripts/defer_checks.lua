@@ -7,7 +7,8 @@
 -- Returns {due jobs looked at, those of them that stay due}.
 local open, check_after_ms, offset, limit, key_pattern = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local in_queue = {}
-for _, rq_job_id in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do in_queue[rq_job_id] = true end
+-- A shard of an attempt has the id of the attempt, an underscore and its number.
+for _, rq_job_id in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do in_queue[string.match(rq_job_id, '^[^_]*')] = true end
 local now, still_due = now_ms(), 0
 local due = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', offset, limit)
 for _, member in ipairs(due) do

@@ -96,3 +96,28 @@ def test_the_format_indices_is_refused_with_a_repair() -> None:
     fields = {"output": {"formats": ["indices"]}, "method": {"repair": "least_squares"}}
     with pytest.raises(ValidationError, match="formats: indices"):
         JobRequest.model_validate(INLINE | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": {"shards": 2, "steps": 3, "scope": "global"}}, "leave one out"),
+        ({"method": {"shards": 2, "criterion": "selectivity"}}, "leave `shards` out"),
+        ({"method": {"shards": 2, "general_weight": 0.2}}, "leave `shards` out"),
+        ({"method": {"shards": 2}, "task": INLINE["task"] | {"supervision": "none"}}, "leave `method.shards` out"),
+        ({"method": {"shards": 2}, "task": INLINE["task"] | {"synthesis": {"rows": 8}}}, "leave `method.shards` out"),
+        (
+            {
+                "method": {"shards": 2},
+                "task": INLINE["task"] | {"general": {"rows": [{"text": "a b"}]}},
+                "target": {"ratio": 0.5, "general_weights": [0, 0.5]},
+            },
+            "leave `method.shards` out",
+        ),
+        ({"method": {"shards": 0}}, "greater than or equal to 1"),
+        ({"method": {"shards": 65}}, "less than or equal to 64"),
+    ],
+)
+def test_shards_that_cannot_measure_alone_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobRequest.model_validate(INLINE | fields)

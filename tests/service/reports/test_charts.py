@@ -7,6 +7,7 @@ from service.contract.report import LayerWidth, Report
 from service.contract.result import CurvePoint
 from service.jobs.record import new_record
 from service.reports.charts import Cell, across, curve, heat_maps, intervals
+from service.reports.formatting import percent
 from tests.support.contract_examples import report, result
 from tests.support.requests import plain_request
 
@@ -119,3 +120,26 @@ def test_curve_of_a_latency_search_shows_milliseconds() -> None:
 
 def test_job_without_a_search_has_no_curve() -> None:
     assert curve(searched(ratio=0.3)) is None
+
+
+def test_general_weights_are_a_curve_of_the_task_against_general_rows() -> None:
+    shares: dict[str, Any] = {"share": estimate(0.9), "general_share": estimate(0.5)}
+    points: list[dict[str, Any]] = [
+        {"parameters": 7, "general_weight": weight, "metric": estimate(task), "general": estimate(general)} | shares
+        for weight, task, general in ((0, 0.9, 0.2), (0.5, 0.8, 0.4), (1, 0.6, 0.35))
+    ]
+    task = {"preset": "sst2", "calibration": {"uri": "file:///rows.jsonl"}, "general": {"uri": "file:///texts.jsonl"}}
+    made = searched(*points, ratio=0.3)
+    fields = {"task": task, "target": {"ratio": 0.3, "general_weights": [0, 1]}, "method": {"general_weight": 0.5}}
+    found = curve(made.model_copy(update={"request": plain_request(**fields)}))
+    assert found is not None
+    assert [mark.kind for mark in found.marks] == ["measured", "chosen", "measured"]
+    first, second, third = found.marks
+    assert first.x < third.x < second.x  # by the metric on general rows
+    assert first.y < second.y < third.y  # downwards
+    assert first.left is not None
+    assert first.right is not None
+    assert first.left < first.x < first.right
+    assert found.line.startswith(f"{first.x},{first.y} {second.x},{second.y}")  # in the order of the weights
+    kept = f"{percent(0.9)} and {percent(0.5)} of the dense model"
+    assert first.name == f"general weight 0: {kept} on the task and on general rows"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.contract.options import Unit
-from service.contract.report import Confusion, Dequantised, LayerWidth, ReadTokens, Report
+from service.contract.options import DropReason, Unit
+from service.contract.report import Confusion, Dequantised, LayerWidth, ReadTokens, Report, Synthesised, Written
 from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes.table import runtimes_of_unequal_widths
 from service.families.table import FAMILIES
@@ -92,6 +92,22 @@ def recovered(before: float, after: float, best_step: int) -> Report:
     return made.model_copy(update={"result": made.result.model_copy(update={"recovery": found})})
 
 
+def synthesised(kept: int) -> Synthesised:
+    """Eight written rows, of which some were kept."""
+    rows = Written(written=8, kept=kept, dropped={DropReason.inconsistent: 8 - kept})
+    return Synthesised(writer="file:///writer", chat=True, given=10, rows=rows)
+
+
+def without_rationales() -> Report:
+    """The report of a job that asked for a training on rationales, of which none was kept."""
+    asked = {"uri": "file:///rows.jsonl"}
+    task = {"template": "{text}", "labels": {"a": "b", "c": "d"}, "calibration": asked}
+    request = plain_request(
+        task=task | {"synthesis": {"rationales": True}}, recovery={"stages": ["rationale", "answer"]}
+    )
+    return recovered(before=0.7, after=0.8, best_step=8).model_copy(update={"request": request})
+
+
 def point(ratio: float, **fields: Any) -> dict[str, Any]:
     return {"ratio": ratio, "parameters": 10, "bytes": 40} | fields
 
@@ -123,6 +139,8 @@ CAUSES: dict[str, Report] = {
     "above_latency": with_target({"latency_ms": 0.9}),
     "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
     "dense_fails": report(dense_metrics={"value": estimate(0.5)}),
+    "few_written": report(synthesis={"reviews": synthesised(kept=1)}),
+    "no_rationales": without_rationales(),
     "not_recovered": recovered(before=0.8, after=0.8, best_step=0),
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
         update={"runtimes": runtimes_of_unequal_widths(FAMILIES["llama"], [Unit.ffn])}

@@ -22,6 +22,7 @@ from worker.slimming.merging.clusters import representatives, shares
 from worker.slimming.merging.router_logits import RouterMoments, moments
 from worker.slimming.repair import ridge
 from worker.slimming.scoring.objectives import Batch
+from worker.slimming.streaming.mapped import beside
 from worker.slimming.units import Group, Scores, Site
 
 LEAST_RIDGE = 1e-3  # share of the mean of the Gram matrix's diagonal
@@ -104,4 +105,4 @@ def fitted_rows(row_KD: Tensor, found: RouterMoments) -> Tensor:
 
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:
     old = module.get_parameter(name)
-    setattr(module, name, nn.Parameter(value.to(old), requires_grad=old.requires_grad))
+    setattr(module, name, nn.Parameter(beside(old, value.to(old)), requires_grad=old.requires_grad))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
+from worker.slimming.streaming.mapped import beside
 from worker.slimming.surgery import groups_of, stays
 from worker.slimming.units import Group, Kept
 
@@ -83,4 +84,4 @@ def replace_bias(model: nn.Module, consumer: Consumer, bias_O: Tensor) -> None:
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:
     """Assign a new parameter of the old one's dtype. It is not written in place: copies may share the old tensor."""
     old = module.get_parameter(name)
-    setattr(module, name, nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad))
+    setattr(module, name, nn.Parameter(beside(old, value.to(old.dtype)), requires_grad=old.requires_grad))

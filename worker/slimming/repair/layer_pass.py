@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
@@ -35,6 +36,7 @@ class LayerPass:
     stack: Stack
     config: object
     calibration: CalibrationBatches
+    place: torch.device  # where the records are held; a batch at a time is on the device of the layer
 
     def module(self, consumer: Consumer) -> Any:
         """The consumer's module in this layer."""
@@ -62,14 +64,14 @@ class LayerPass:
             with ExitStack() as hooks:
                 seen = {consumer.path: hooks.enter_context(_recorded(self.module(consumer))) for consumer in consumers}
                 norm = hooks.enter_context(_recorded(self.layer.get_submodule(stream_at))) if stream_at else {}
-                output_BTD = run_layer(self.layer, each.hidden_BTD, each.calls[0])
+                output_BTD = run_layer(self.layer, each.hidden_BTD.to(mask_BT.device), each.calls[0])
             stream_BTD = output_BTD if stream_at == "" else norm.get("input")
             first = next(iter(seen.values()), {}).get("input")
             yield LayerRecord(
-                output_BTD,
-                None if stream_BTD is None else _tokens(stream_BTD, mask_BT),
-                None if first is None else _tokens(first, mask_BT),
-                {path: _tokens(recorded["output"], mask_BT) for path, recorded in seen.items()},
+                output_BTD.to(self.place),
+                None if stream_BTD is None else _tokens(stream_BTD, mask_BT).to(self.place),
+                None if first is None else _tokens(first, mask_BT).to(self.place),
+                {path: _tokens(recorded["output"], mask_BT).to(self.place) for path, recorded in seen.items()},
             )
 
     def with_new_output(self, consumer: Consumer, records: Iterable[LayerRecord]) -> Iterator[LayerRecord]:
@@ -79,9 +81,10 @@ class LayerPass:
         """
         for record, batch in zip(records, self.calibration.batches, strict=True):
             assert record.input_NC is not None
-            change_NO = self.module(consumer)(record.input_NC) - record.outputs[consumer.path]
             mask_BT = batch.masks[self.stack.name]
-            record.output_BTD[mask_BT] += change_NO * self.added_times
+            new_NO = self.module(consumer)(record.input_NC.to(mask_BT.device)).to(self.place)
+            change_NO = new_NO - record.outputs[consumer.path]
+            record.output_BTD[mask_BT.to(self.place)] += change_NO * self.added_times
             yield record
 
 

@@ -95,8 +95,8 @@ def _recorded_calls(layer: nn.Module) -> Iterator[list[tuple[Tensor, LayerCall]]
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, *others = args if args else (kwargs["hidden_states"],)
-        named = {name: _without_cache(value) for name, value in kwargs.items() if name != "hidden_states"}
-        recorded.append((hidden.detach(), LayerCall(tuple(map(_without_cache, others)), named)))
+        named = {name: without_cache(value) for name, value in kwargs.items() if name != "hidden_states"}
+        recorded.append((hidden.detach(), LayerCall(tuple(map(without_cache, others)), named)))
 
     handle = layer.register_forward_pre_hook(record, with_kwargs=True)
     try:
@@ -123,6 +123,6 @@ def _recorded_after(module: nn.Module | None) -> Iterator[list[Callable[[Tensor]
             handle.remove()
 
 
-def _without_cache(value: Any) -> Any:
+def without_cache(value: Any) -> Any:
     """None in place of a cache of transformers: a second run of the layer would find the first run's keys in it."""
     return None if hasattr(value, "get_seq_length") else value

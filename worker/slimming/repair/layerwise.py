@@ -7,13 +7,16 @@ Each layer thus compensates for the errors of the layers before it; `stream_fit`
 Shape suffixes as in layer_pass.py.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
+from worker.slimming.free_memory import budget
 from worker.slimming.repair.consumers import Consumer, replace_kept_columns, replace_weight, weight_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
@@ -23,7 +26,7 @@ from worker.slimming.repair.stream_fit import fit_to_stream
 from worker.slimming.surgery import copy_sharing_tensors, cut
 from worker.slimming.units import Kept, Site, layers_of
 
-STREAM_BYTES = 4 * 2**30  # hidden states that are held at once; of more rows an evenly spaced part is used
+log = logging.getLogger(__name__)
 
 
 def least_squares_layerwise(repair_input: RepairInput) -> None:
@@ -31,7 +34,7 @@ def least_squares_layerwise(repair_input: RepairInput) -> None:
 
     Experts, and blocks whose output is multiplied with a gate of each token, keep the first fit.
     """
-    dense, part = copy_sharing_tensors(repair_input.model), _batches_that_fit(repair_input)
+    dense, (place, part) = copy_sharing_tensors(repair_input.model), _place_of_states(repair_input)
     num_layers = sum(len(layers_of(repair_input.model, stack)) for stack in repair_input.architecture.stacks)
     passes = first_passes(repair_input)
     first = passes.num_batches
@@ -40,13 +43,31 @@ def least_squares_layerwise(repair_input: RepairInput) -> None:
     weights = {path: weights_N[part] for path, weights_N in weights.items()}
     calibration = CalibrationBatches(repair_input.calibration.batches[part], repair_input.calibration.objective)
     layerwise = LayerwiseFit(
-        replace(repair_input, calibration=calibration), dense, copy_sharing_tensors(repair_input.model), weights
+        replace(repair_input, calibration=calibration), dense, copy_sharing_tensors(repair_input.model), weights, place
     )
     layerwise.fit(lambda done: repair_input.on_progress(first + done, total))
 
 
-def _batches_that_fit(repair_input: RepairInput) -> slice:
-    """As many of the batches as STREAM_BYTES can hold, evenly spaced, since they may be sorted by length.
+def _place_of_states(repair_input: RepairInput) -> tuple[torch.device, slice]:
+    """(where the hidden states are held between the layers, which of the batches are used).
+
+    They are held on the model's device where they fit into its free memory, else on the host. Where they do not fit
+    there either, an evenly spaced part of the batches is used, since these may be sorted by length.
+    """
+    device, host = next(repair_input.model.parameters()).device, torch.device("cpu")
+    needed = state_bytes(repair_input)
+    if needed <= budget(device):
+        return device, slice(None)
+    step = max(1, -(-needed // max(1, budget(host))))
+    if step > 1:
+        count = len(repair_input.calibration.batches)
+        used = -(-count // step)
+        log.warning("no memory for the %d bytes of all hidden states: %d of %d batches are used", needed, used, count)
+    return host, slice(None, None, step)
+
+
+def state_bytes(repair_input: RepairInput) -> int:
+    """Bytes of the hidden states that the fit of a layer holds at once, of all batches.
 
     Held for every position, of each model: the state before a layer, behind it, and behind what its consumers add; the
     output of each consumer, and the input of one.
@@ -58,8 +79,7 @@ def _batches_that_fit(repair_input: RepairInput) -> slice:
     positions = sum(
         max(mask_BT.numel() for mask_BT in batch.masks.values()) for batch in repair_input.calibration.batches
     )
-    needed = positions * states * next(repair_input.model.parameters()).element_size()
-    return slice(None, None, max(1, -(-needed // STREAM_BYTES)))
+    return positions * states * next(repair_input.model.parameters()).element_size()
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ class LayerwiseFit:
     dense: nn.Module  # the model before any repair
     slim: nn.Module  # a copy of the repaired model, to be cut
     weights: Mapping[str, Sequence[Tensor]]  # path of a consumer -> weights of its tokens (N), batch by batch
+    place: torch.device  # where the hidden states are held between the layers
 
     def fit(self, on_batches: Callable[[int], None]) -> None:
         """Fit every consumer; `on_batches` is called with the number of batches done, over all layers."""
@@ -87,7 +108,7 @@ class LayerwiseFit:
             for index, layer in enumerate(layers_of(self.dense, stack)):
                 own = [consumer for consumer in consumers if _is_fitted(consumer, stack, index)]
                 dense_pass = LayerPass(
-                    layer, index, stack, self.repair_input.model.config, self.repair_input.calibration
+                    layer, index, stack, self.repair_input.model.config, self.repair_input.calibration, self.place
                 )
                 records = [record._replace(input_NC=None) for record in dense_pass.run(dense_inputs, own)]
                 dense_inputs = _next_inputs(dense_inputs, records)

@@ -21,6 +21,7 @@ from worker.slimming.repair import expert_fits, ridge
 from worker.slimming.repair.consumers import Consumer, bias_of, replace_kept_columns, weight_of
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import RIDGE, Moments, collect, portions
+from worker.slimming.streaming.mapped import beside
 from worker.slimming.units import Group
 
 
@@ -86,12 +87,19 @@ def fit_consumers(
     """
     fits: Iterable[tuple[Consumer, list[Tensor], Fit]] = _fits(repair_input, parts, on_batches)
     if repair_input.moments is None:
-        fits = list(fits)  # each pass has to run the dense model: replace nothing before the last one
+        # Each pass has to run the dense model: replace nothing before the last one.
+        fits = [(consumer, weights_N, _stored(repair_input.model, consumer, fit)) for consumer, weights_N, fit in fits]
     weights: dict[str, list[Tensor]] = {}
     for consumer, weights_N, fitted in fits:
         replace_kept_columns(repair_input.model, consumer, *fitted)
         weights[consumer.path] = weights_N
     return weights
+
+
+def _stored(model: nn.Module, consumer: Consumer, fitted: Fit) -> Fit:
+    """The fit in the dtype of the model, and in a file where the model's weights are in files."""
+    old = weight_of(model, consumer)
+    return fitted._replace(weight_OK=beside(old, fitted.weight_OK.to(old.dtype)))
 
 
 def _fits(

@@ -56,7 +56,7 @@ def fit_to_stream(
         error_NO = _stream_error(dense_record, slim_record, added_times)
         target_NO = dense_record.outputs[consumer.path] + STREAM_SHARE * error_NO / added_times
         assert slim_record.input_NC is not None
-        sums.add(slim_record.input_NC, target_NO, weight_N)
+        sums.add(slim_record.input_NC.to(weight_N.device), target_NO.to(weight_N.device), weight_N)
     return sums.fit(prior_OK)
 
 

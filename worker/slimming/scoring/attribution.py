@@ -38,6 +38,10 @@ class Scored(NamedTuple):
     moments: Mapping[str, Moments] | None = None
 
 
+# Scores the units of a model on all rows; called with a callback that is told the number of examples that are done.
+Measure = Callable[[Callable[[int], None]], Scored]
+
+
 def score(
     model: nn.Module,
     architecture: Architecture,
@@ -59,15 +63,13 @@ def score(
     criterion does not have.
     """
     formula = CRITERIA[criterion] if isinstance(criterion, str) else criterion
-    unserved = sorted(set(units) & set(formula.unserved))
-    if unserved:
-        raise UnitUnavailable(f"the criterion {criterion} is not defined for {unserved[0]}")
+    check_served(formula, criterion, units)
     groups, effective = locate(model, architecture, units), formula.options(options)
     if formula.needs != "moments":
         accumulator = Accumulator(formula, effective, groups)
         if formula.needs_general:
             accumulator.general = Accumulator(formula, effective, groups)
-            _observe_all(model, general, accumulator.general, lambda done: None)
+            observe_all(model, general, accumulator.general, lambda done: None)
         return Scored(_score_by_sums(model, batches, accumulator, on_examples))
     batches = list(batches)
     of_consumers = [group for group in groups if group.hook_point == "input"]
@@ -80,6 +82,13 @@ def score(
         by_sums = _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.next_pass())
         scores = {**scores, **by_sums}
     return Scored({group.site: scores[group.site] for group in groups}, moments)
+
+
+def check_served(formula: Formula, name: str | Formula, units: Sequence[str]) -> None:
+    """Raise UnitUnavailable for a unit that the formula of this name does not have."""
+    unserved = sorted(set(units) & set(formula.unserved))
+    if unserved:
+        raise UnitUnavailable(f"the criterion {name} is not defined for {unserved[0]}")
 
 
 class Passes:
@@ -200,13 +209,14 @@ class Accumulator:
 def _score_by_sums(
     model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
 ) -> Scores:
-    _observe_all(model, batches, accumulator, on_examples)
+    observe_all(model, batches, accumulator, on_examples)
     return {group.site: accumulator.scores(accumulator.statistics(model, group)) for group in accumulator.groups}
 
 
-def _observe_all(
+def observe_all(
     model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
 ) -> None:
+    """Run all batches, and add what the formula needs of every group to the accumulator."""
     if accumulator.formula.needs == "weights":
         return
     with prepared(model):
@@ -245,11 +255,12 @@ def _score_by_moments(
             scores[group.site] = accumulator.scores(statistics)
             on_scored(examples[-1] * number // len(part))
         if keeps:
-            kept |= {path: _to_keep(moments, on_host=len(parts) > 1) for path, moments in found.items()}
+            kept |= {path: kept_for_repair(moments, on_host=len(parts) > 1) for path, moments in found.items()}
     return Scored(scores, kept if keeps else None)
 
 
-def _to_keep(moments: Moments, *, on_host: bool) -> Moments:
+def kept_for_repair(moments: Moments, *, on_host: bool) -> Moments:
+    """The moments without what only scores need, on the host if asked."""
     assert moments.gram_CC is not None
     return replace(moments, effect_OO=None, gram_CC=moments.gram_CC.cpu() if on_host else moments.gram_CC)
 

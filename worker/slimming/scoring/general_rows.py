@@ -46,6 +46,15 @@ class GeneralBatches:
     weight: float
 
 
+@dataclass(frozen=True)
+class Proportions:
+    """What both kinds of rows are divided by, so that neither counts more because it has more tokens or steeper
+    objectives: a share w of general rows has the weight w * tokens, and its squared gradients w * effects."""
+
+    tokens: float  # those of the task for each general token
+    effects: float  # mean squared attribution of the task for that of general rows, times the examples likewise
+
+
 def mixture(
     model: nn.Module,
     architecture: Architecture,
@@ -55,17 +64,39 @@ def mixture(
     objective: str,
 ) -> list[Batch]:
     """The batches of both kinds of rows with their weights and scales; `objective` is that of the task."""
+    if general.weight == 0:
+        return list(task)
+    return weighted(task, general, proportions(model, architecture, units, task, general, objective))
+
+
+def proportions(
+    model: nn.Module,
+    architecture: Architecture,
+    units: Sequence[str],
+    task: Sequence[Batch],
+    general: GeneralBatches,
+    objective: str,
+) -> Proportions:
+    """The proportions of the two kinds of rows, whatever their shares are; `objective` is that of the task."""
+    own = effect(model, architecture, units, task, objective)
+    other = effect(model, architecture, units, general.batches, general.objective)
+    examples = _num_examples(task) / _num_examples(general.batches)
+    return Proportions(
+        tokens=_num_tokens(task) / _num_tokens(general.batches),
+        effects=own * examples / other if other > 0 else 0.0,
+    )
+
+
+def weighted(task: Sequence[Batch], general: GeneralBatches, found: Proportions) -> list[Batch]:
+    """The batches of both kinds of rows with their weights and scales, from their proportions."""
     w = general.weight
     if w == 0:
         return list(task)
-    own = effect(model, architecture, units, task, objective)
-    other = effect(model, architecture, units, general.batches, general.objective)
-    tokens = _num_tokens(task) / _num_tokens(general.batches)
-    scale = sqrt(w * own * _num_examples(task) / (other * _num_examples(general.batches))) if other > 0 else 0.0
+    scale = sqrt(w * found.effects)
     return [
         *(replace(batch, weight=1 - w, gradient_scale=sqrt(1 - w)) for batch in task),
         *(
-            replace(batch, weight=w * tokens, gradient_scale=scale, objective=general.objective)
+            replace(batch, weight=w * found.tokens, gradient_scale=scale, objective=general.objective)
             for batch in general.batches
         ),
     ]

@@ -15,7 +15,7 @@ tokens.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,32 @@ class Moments:
         deviation_C = self.sum_C / self.weight
         return mean_CC - deviation_C.outer(deviation_C) if self.centred else mean_CC
 
+    def to(self, device: torch.device) -> "Moments":
+        """The moments with every tensor on `device`."""
+        return replace(
+            self,
+            origin_C=self.origin_C.to(device),
+            sum_C=self.sum_C.to(device),
+            gram_CC=None if self.gram_CC is None else self.gram_CC.to(device),
+            effect_OO=None if self.effect_OO is None else self.effect_OO.to(device),
+            weights_N=[weight_N.to(device) for weight_N in self.weights_N],
+        )
+
+    def about(self, origin_C: Tensor) -> "Moments":
+        """The same moments as sums of deviations from another origin, added up in float64.
+
+        With d = o - o', the sum of w (h - o')(h - o')^T is G + s d^T + d s^T + W d d^T.
+        """
+        if torch.equal(origin_C, self.origin_C):
+            return self
+        shift_C = self.origin_C.double() - origin_C.double()
+        gram_CC = self.gram_CC
+        if gram_CC is not None:
+            cross_CC = self.sum_C.outer(shift_C)
+            moved_CC = gram_CC.double() + cross_CC + cross_CC.T + self.weight * shift_C.outer(shift_C)
+            gram_CC = moved_CC.float()
+        return replace(self, origin_C=origin_C, sum_C=self.sum_C + self.weight * shift_C, gram_CC=gram_CC)
+
     def add(self, activation_NC: Tensor, weight_N: Tensor | None = None) -> None:
         """Add the tokens of a batch, each with weight 1 unless weights are given."""
         activation_NC = activation_NC.float()
@@ -84,6 +110,34 @@ class Moments:
         """Add the output gradients of the tokens of the last `add`."""
         if self.effect_OO is not None:
             add_gram(self.effect_OO, gradient_NO.float())
+
+
+def added(parts: Sequence[Moments]) -> Moments:
+    """The moments of one module over the tokens of all parts, about the origin of the first; weights part by part."""
+    first = parts[0]
+    moved = [part.about(first.origin_C) for part in parts]
+    grams = [part.gram_CC for part in moved if part.gram_CC is not None]
+    effects = [part.effect_OO for part in moved if part.effect_OO is not None]
+    return Moments(
+        centred=first.centred,
+        num_tokens=sum(part.num_tokens for part in moved),
+        weight=sum(part.weight for part in moved),
+        origin_C=first.origin_C,
+        sum_C=torch.stack([part.sum_C for part in moved]).sum(0),
+        gram_CC=_sum(grams),
+        effect_OO=_sum(effects),
+        weights_N=[weight_N for part in moved for weight_N in part.weights_N],
+    )
+
+
+def _sum(matrices: Sequence[Tensor]) -> Tensor | None:
+    """The sum of matrices, one at a time in place of the first; None of none."""
+    if not matrices:
+        return None
+    total = matrices[0].clone()
+    for matrix in matrices[1:]:
+        total += matrix
+    return total
 
 
 def portions(model: nn.Module, groups: Sequence[Group], *, effects: bool = False) -> list[list[Group]]:
@@ -175,7 +229,9 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
     mask_BT = batch.masks[group.site.stack]
     seen: list[Tensor] = []
 
-    def see(activation: Tensor, before: Tensor | None) -> Tensor:
+    def see(activation: Tensor, before: Tensor | None) -> Tensor | None:
+        if not torch.is_grad_enabled():  # a layer that is computed again in the backward pass
+            return None
         seen[:] = [activation.detach().reshape(*mask_BT.shape, -1)[mask_BT]]
         # No tensor before the first module requires a gradient, so that the backward pass ends at its input.
         return activation if activation.requires_grad else activation.detach().requires_grad_()
@@ -186,7 +242,8 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
         moments.add_effects(gradient_BTO[mask_BT])
 
     def follow(module: nn.Module, args: object, output: Tensor) -> None:
-        output.register_hook(weigh)
+        if output.requires_grad:
+            output.register_hook(weigh)
 
     handle = model.get_submodule(group.module).register_forward_hook(follow)
     try:

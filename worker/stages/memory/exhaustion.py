@@ -22,7 +22,8 @@ def naming_exhaustion(stage: Stage, tokens_per_batch: int) -> Iterator[None]:
             raise
         raise OutOfMemory(
             f"the worker ran out of memory in the stage {stage}: send shorter rows or set `task.max_words`, run "
-            f"workers with SLIM_TOKENS_PER_BATCH below {tokens_per_batch}, or use a device with more memory"
+            f"workers with SLIM_TOKENS_PER_BATCH below {tokens_per_batch}, or use a device with more memory; a worker "
+            "with SLIM_DEVICE=cpu reads weights that are larger than its memory from files"
         ) from error
 
 

@@ -11,7 +11,7 @@ from service.contract.request import JobRequest
 from service.contract.target import Target
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution, general_rows
-from worker.slimming.scoring.attribution import Scored
+from worker.slimming.scoring.attribution import Measure, Scored
 from worker.slimming.scoring.criteria import NORM
 from worker.slimming.scoring.iterative import ScorePath, follow, schedule
 from worker.slimming.scoring.objectives import Batch
@@ -22,15 +22,18 @@ from worker.stages.method import objective, options
 from worker.stages.slim import choose, refusing_units, scored_groups
 from worker.stages.task_model import TaskModel
 
-Measure = Callable[[Callable[[int], None]], Scored]
-
 
 def attribute(
-    context: JobContext, task_model: TaskModel, ratios: Sequence[float], general: TaskModel | None = None
+    context: JobContext,
+    task_model: TaskModel,
+    ratios: Sequence[float],
+    general: TaskModel | None = None,
+    measured: Measure | None = None,
 ) -> ScorePath:
     """The score of every unit on the calibration rows; with several steps, of the units that each step keeps.
 
-    The calibration rows of `general` are compared with those of the task, by a method that does so. The path has the
+    The calibration rows of `general` are compared with those of the task, by a method that does so. `measured` gives
+    the scores in one step where the rows have been run already. The path has the
     moments of the dense model where a repair on the same rows can use them.
     """
     request = context.job.request
@@ -38,7 +41,7 @@ def attribute(
     count = sum(batch.num_examples for batch in task_model.calibration.batches)
     counter = context.counter(count * request.method.steps)
     step_counters = (lambda done, step=step: counter(step * count + done) for step in range(request.method.steps))
-    score = _scoring(context, task_model, general)
+    score = measured or _scoring(context, task_model, general)
     # A union is repaired on the rows of all tasks, and a model that is recovered not on those that are held out.
     repaired_on_same_rows = request.method.repair in FITTED and not request.tasks and request.recovery is None
     dense_moments: list[Mapping[str, Moments]] = []

@@ -6,7 +6,6 @@ of device, and the versions of the packages that compute. It does not depend on 
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,12 +17,14 @@ from service.contract.resources import MeasuredScores, ScoreKind
 from service.sources.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
 from worker.data.examples import Example
-from worker.data.provenance import computing_versions
+from worker.data.provenance import computing_versions, digest_examples
 from worker.data.wordings import as_run
 from worker.evaluation.answers import Answers
+from worker.slimming.scoring.attribution import Measure
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
 from worker.stages.scores.files import FORMATS, pack_answers, pack_path, unpack_answers, unpack_path
+from worker.stages.shards.parts import Parts
 from worker.stages.task_model import KeyT, TaskModel, answer_all
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class ScoreCache:
     digests: Mapping[str, str]  # of the model's and the adapter's files
     fingerprints: Fingerprints | None  # of the request
     store: ScoreSets | None  # None: every measurement is taken, and none is stored
+    parts: Parts | None = None  # of the measurements, that the shards of the job have taken
     paths: dict[str, bool] = field(default_factory=dict, init=False)  # digest of unit scores -> whether they were found
     tasks: dict[str, str] = field(default_factory=dict, init=False)  # title of a task -> digest of its unit scores
     evaluations: dict[str, bool] = field(default_factory=dict, init=False)  # digest of answers -> whether found
@@ -50,7 +52,7 @@ class ScoreCache:
         keys = {key: self._rows_key(task_model) for key, task_model in task_models.items()}
         found = {key: content for key, name in keys.items() if (content := self._find(name)) is not None}
         missing = {key: task_model for key, task_model in task_models.items() if key not in found}
-        taken = answer_all(self.context, missing)
+        taken = self.parts.answer_all(missing) if self.parts else answer_all(self.context, missing)
         for key, answers in taken.items():
             self._add(keys[key], pack_answers(answers, keys[key].about), missing[key], ScoreKind.rows)
         for key, name in keys.items():
@@ -78,6 +80,21 @@ class ScoreCache:
             self.tasks[task_model.wording.task.title] = key.digest
             self._note()
         return path
+
+    def measured(self, task_model: TaskModel) -> Measure | None:
+        """Scores the units from what the shards of the job have measured; None where no shards have."""
+        return self.parts.measure_of(task_model) if self.parts else None
+
+    def has_answers(self, task_model: TaskModel) -> bool:
+        """Whether the dense model's answers to its evaluation rows are stored."""
+        return self._has(self._rows_key(task_model))
+
+    def has_path(self, task_model: TaskModel, ratios: Sequence[float]) -> bool:
+        """Whether the unit scores on the calibration rows of the task, taken at `ratios`, are stored."""
+        return self._has(self.units_key(task_model, ratios))
+
+    def _has(self, key: "Key") -> bool:
+        return self.store is not None and self.store.exists(self._tenant, key.digest)
 
     def _note(self) -> None:
         """Record under the request's fingerprints which score sets serve it, once those of every task are stored."""
@@ -179,13 +196,3 @@ class Key:
     digest: str
     about: Mapping[str, Any]
     rows: int
-
-
-def digest_examples(examples: Sequence[Example]) -> str:
-    """sha256 over the tokens of every prompt and candidate and over the right answers, in the order of the rows."""
-    content = hashlib.sha256()
-    for example in examples:
-        parts = [example.prompt, example.candidates, example.answer, example.text]
-        parts += [example.second] if example.second else []
-        content.update(json.dumps([*parts, example.target] if example.target else parts).encode())
-    return content.hexdigest()

@@ -41,6 +41,13 @@ const KINDS = [
 ];
 // Further fields of a kind.
 const MORE = {
+  ratio: [
+    [
+      "general_weights",
+      "General weights to compare",
+      { placeholder: "0, 0.1, 0.5", hint: "with general rows: a model is evaluated with each" }
+    ]
+  ],
   latency_ms: [
     ["batch", "Rows of the pass", { type: "number", min: 1, max: 256, placeholder: "1" }],
     ["tokens", "Tokens of each row", { type: "number", min: 1, max: 8192, placeholder: "64" }]
@@ -97,6 +104,10 @@ export function composeTarget(value, number) {
     const artifacts = ratios("target.artifacts");
     return { sweep: ratios("target.sweep"), artifacts: artifacts.length ? artifacts : undefined };
   }
+  if (kind === "ratio") {
+    const weights = ratios("target.general_weights");
+    return { ratio: number(value("target.ratio")), general_weights: weights.length ? weights : undefined };
+  }
   const bound = number(value(`target.${kind}`));
   const [batch, tokens] = ["batch", "tokens"].map((name) => number(value(`target.latency_ms.${name}`)));
   const whole = kind === "latency_ms" && (batch ?? tokens) ? { value: bound, batch, tokens } : bound;
@@ -113,6 +124,7 @@ export function fieldsOfTarget(target) {
     "target.latency_ms.batch": batch,
     "target.latency_ms.tokens": tokens,
     "target.artifacts": target.artifacts,
+    "target.general_weights": target.general_weights,
     target: given.find((kind) => kind !== "keep_metric") ?? given[0],
     ...Object.fromEntries(
       given.map((kind) => [`target.${kind}`, kind === "latency_ms" ? target[kind].value : target[kind]])

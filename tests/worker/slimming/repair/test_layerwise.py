@@ -165,7 +165,7 @@ def test_of_rows_that_do_not_fit_into_memory_a_part_is_used(monkeypatch: pytest.
     assert moments is not None
     first = {path: replace(known, weights_N=known.weights_N[:1]) for path, known in moments.items()}
     repair(RepairInput(alone, architecture, kept, CalibrationBatches(calibration.batches[:1], "margin"), first), METHOD)
-    monkeypatch.setattr(layerwise, "STREAM_BYTES", 1)
+    monkeypatch.setattr(layerwise, "budget", lambda device: 1)
     count = RepairInput(
         among, architecture, kept, calibration, moments, lambda done, total: progress.append((done, total))
     )
@@ -178,7 +178,7 @@ def test_of_rows_that_do_not_fit_into_memory_a_part_is_used(monkeypatch: pytest.
 def test_memory_does_not_grow_with_rows_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     some, grown = peak_bytes(METHOD, num_rows=20), peak_bytes(METHOD, num_rows=80)
     assert grown > 2 * some
-    monkeypatch.setattr(layerwise, "STREAM_BYTES", some)
+    monkeypatch.setattr(layerwise, "budget", lambda device: some)
     assert peak_bytes(METHOD, num_rows=80) < 2 * some
 
 

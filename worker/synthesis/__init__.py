@@ -1,0 +1,1 @@
+"""Rows and rationales that a language model writes from given rows."""
