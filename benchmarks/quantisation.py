@@ -23,10 +23,10 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 import torch
 
 from service.cli.demo.request import find_model
-from service.contract.job import Stage
+from service.contract.answers.job import Stage
+from service.contract.answers.result import Metrics, Result
 from service.contract.options import Layout, Precision
 from service.contract.request import JobRequest
-from service.contract.result import Metrics, Result
 from service.jobs.record import new_record
 from service.reports.formatting import interval, size
 from service.settings import Settings

@@ -26,8 +26,8 @@ from safetensors import safe_open
 from benchmarks.quality_bench.inputs import Source, smollm2
 from service.cli.client import Api
 from service.cli.demo.server import running_server
-from service.contract.job import Job, Stage
-from service.contract.report import Report
+from service.contract.answers.job import Job, Stage
+from service.contract.answers.report import Report
 from service.settings import Settings
 
 RESULT = Path(__file__).with_name("reuse.json")

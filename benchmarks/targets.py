@@ -25,7 +25,7 @@ from benchmarks.quality_bench.measurement import rounded
 from benchmarks.reuse import report, skippable_seconds
 from service.cli.client import Api
 from service.cli.demo.server import running_server
-from service.contract.job import Job, JobStatus
+from service.contract.answers.job import Job, JobStatus
 from service.settings import Settings
 
 RESULT = Path(__file__).with_name("targets.json")

@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 from transformers import AutoTokenizer
 
 from benchmarks.quality_bench.inputs import SOURCES, Source
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report
 from service.contract.errors import TargetUnreachable
 from service.contract.fields import MAX_RATIO
-from service.contract.job import Stage
-from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings

@@ -43,8 +43,8 @@ from benchmarks.quality_bench.measurement import Measurement
 from benchmarks.quality_bench.shared_pass import score_together
 from benchmarks.quality_bench.store import Store, compressed
 from benchmarks.quality_bench.summary import KINDS, figures, half_width, kept, lead, row
+from service.contract.answers.result import Estimate
 from service.contract.presets import resolve
-from service.contract.result import Estimate
 from service.contract.task import Task
 from service.rows.row import Row
 from tests.support import checkpoints

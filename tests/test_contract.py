@@ -15,11 +15,11 @@ from ulid import ULID
 from service.api.app import create_app
 from service.api.openapi.examples import FILES, PROBLEMS
 from service.cli.openapi import DIRECTORY, files, stale
-from service.contract.catalog import Problem
+from service.contract.answers.catalog import Problem
+from service.contract.answers.job import Job
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.ids import JOB_ID
-from service.contract.job import Job
 from service.contract.method import Method
 from service.contract.output import Output
 from service.contract.presets import resolve

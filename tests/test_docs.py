@@ -22,11 +22,11 @@ from benchmarks.quality_bench.store import Store
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
 from service.cli.demo.table import demo_table
-from service.contract.catalog import Health, Problem
-from service.contract.job import Job, JobPage, JobStatus
+from service.contract.answers.catalog import Health, Problem
+from service.contract.answers.job import Job, JobPage, JobStatus
+from service.contract.answers.result import Result
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
-from service.contract.result import Result
 from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api

@@ -26,11 +26,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from service.contract.catalog import Plan
+from service.contract.answers.catalog import Plan
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.errors import TaskslimError
-from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.result import Result
 from service.families.family import CLASSIFIERS
 from service.families.table import family_of
 from service.planning.plan import plan

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.cli.client import Api, ApiFailed
-from service.contract.job import Event, EventPage, Job, JobStatus, Stage
-from service.contract.report import Report
+from service.contract.answers.job import Event, EventPage, Job, JobStatus, Stage
+from service.contract.answers.report import Report
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support import http

@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from service.cli.client import Api
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 from service.settings import Settings
 from tests.support import http
 from tests.support.images import ROOT

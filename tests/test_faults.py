@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.contract.job import JobStatus, Stage
+from service.contract.answers.job import JobStatus, Stage
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

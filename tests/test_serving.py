@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.cli.serving.questions import question
 from service.cli.serving.servers import SERVERS
-from service.contract.task_file import ShippedTask, TaskFile
+from service.contract.answers.task_file import ShippedTask, TaskFile
 from tests.support import checkpoints, http
 from tests.support.foreign_packages import environment_with, installed
 from tests.support.pipeline_jobs import Deployment

@@ -11,7 +11,7 @@ from typing import cast
 import psutil
 import pytest
 
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 from service.infrastructure.redis_client import connect
 from service.jobs.reconciler import reconciling
 from service.jobs.record import JobRecord

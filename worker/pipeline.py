@@ -8,9 +8,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from service.contract import presets
-from service.contract.job import Stage
-from service.contract.options import EXPORTS, Merge, Repair, Unit
-from service.contract.result import (
+from service.contract.answers.job import Stage
+from service.contract.answers.result import (
     Controls,
     DenseSlim,
     Export,
@@ -20,6 +19,7 @@ from service.contract.result import (
     Result,
     Verified,
 )
+from service.contract.options import EXPORTS, Merge, Repair, Unit
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.artifact_names import MODEL, UNTRAINED

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from benchmarks.quality_bench.cells import Cell
-from service.contract.result import Estimate
+from service.contract.answers.result import Estimate
 
 ENDS = ("low", "high")  # of the interval of an estimate; each has a column of its own
 ESTIMATES = ("value", "raw")

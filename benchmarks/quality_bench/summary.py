@@ -18,8 +18,8 @@ from benchmarks.quality_bench.cells import (
     slim,
 )
 from benchmarks.quality_bench.measurement import Measurements
+from service.contract.answers.result import Estimate
 from service.contract.options import TaskMetric
-from service.contract.result import Estimate
 
 MAIN = "smollm2"
 WRITTEN = tuple(("smollm2-written", task) for task in WRITTEN_TASKS)

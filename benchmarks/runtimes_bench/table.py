@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runtimes_bench.measure import Measurement
+from service.contract.answers.result import Result
 from service.contract.options import Format
-from service.contract.result import Result
 
 HEADER = ("way", "family", "layout", "units", "difference", "holds", "MB", "tokens/s", "dense tokens/s")
 

@@ -22,7 +22,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.scale_bench.shapes import Shape, model
-from service.contract.job import JobStatus, Stage
+from service.contract.answers.job import JobStatus, Stage
 from service.contract.request import JobRequest
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect

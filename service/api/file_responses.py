@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from service.api.problems import problem_responses
 from service.api.request_headers import has_etag
-from service.contract.resources import StoredFile
+from service.contract.answers.resources import StoredFile
 from service.storage.object_store import Storage
 from service.tenants.signed_links import LINK_SECONDS
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from fastapi import Depends, Request
 
-from service.contract.job import Links
+from service.contract.answers.job import Links
 from service.settings import Settings
 
 

@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector as CollectorProtocol
 from redis import Redis
 
+from service.contract.answers.job import JobStatus
 from service.contract.ids import time_of
-from service.contract.job import JobStatus
 from service.infrastructure.counters import COUNTERS, METRICS, StoredMetric
 from service.infrastructure.redis_keys import OPEN, index_key
 from service.infrastructure.worker_registry import WORKERS, live_workers

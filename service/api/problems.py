@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.contract.catalog import FieldProblem, Problem
+from service.contract.answers.catalog import FieldProblem, Problem
 from service.contract.errors import (
     BodyTooLarge,
     InvalidRequest,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from redis import RedisError
 
-from service.contract.catalog import Check, Health
+from service.contract.answers.catalog import Check, Health
 from service.contract.errors import StorageUnavailable
 from service.infrastructure.redis_client import connect
 from service.infrastructure.worker_registry import live_workers

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from service.contract.catalog import Plan, Problem
-from service.contract.comparison import Comparison
+from service.contract.answers.catalog import Plan, Problem
+from service.contract.answers.comparison import Comparison
+from service.contract.answers.job import Job, JobPage
+from service.contract.answers.resources import Artifact, ArtifactPage, Dataset, ScoreSet, ScoreSetPage
 from service.contract.errors import TaskslimError
-from service.contract.job import Job, JobPage
-from service.contract.resources import Artifact, ArtifactPage, Dataset, ScoreSet, ScoreSetPage
 from service.storage.object_store import digest_file
 
 POLL_SECONDS = 0.5

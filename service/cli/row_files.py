@@ -16,10 +16,10 @@ from rich.console import Console
 
 from service.cli.client import Api, ApiFailed
 from service.cli.short_request import path_at, wrong
+from service.contract.answers.resources import Dataset
 from service.contract.errors import InvalidData, InvalidRequest, TaskslimError
 from service.contract.presets import LABEL_COLUMN, needs_answers, resolve
 from service.contract.request import JobRequest
-from service.contract.resources import Dataset
 from service.contract.task import Task
 from service.rows.checks import needed_columns
 from service.rows.labels import CLASS_NAME

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from service.cli.client import Api
-from service.contract.catalog import Plan
-from service.contract.comparison import Comparison, Figures, Size
+from service.contract.answers.catalog import Plan
+from service.contract.answers.comparison import Comparison, Figures, Size
+from service.contract.answers.job import Job, JobStatus
+from service.contract.answers.result import Estimate, JobMetrics, Result
 from service.contract.errors import TaskslimError
-from service.contract.job import Job, JobStatus
-from service.contract.result import Estimate, JobMetrics, Result
 from service.reports.formatting import change, count, duration, milliseconds, percent, points, size, span
 from service.reports.metric_names import qualities, share_of_most_frequent
 from service.storage.artifact_names import MODEL

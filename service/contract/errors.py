@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, ClassVar
 from service.contract.fields import GENERAL_PLACE
 
 if TYPE_CHECKING:
-    from service.contract.result import CurvePoint
+    from service.contract.answers.result import CurvePoint
 
 
 class TaskslimError(Exception):

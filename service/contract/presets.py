@@ -8,7 +8,7 @@ from functools import lru_cache
 from string import Formatter
 from typing import TypeVar
 
-from service.contract.catalog import Preset
+from service.contract.answers.catalog import Preset
 from service.contract.errors import InvalidLabels, InvalidRequest, InvalidTemplate, UnknownPreset
 from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.task import Task, TaskWording

@@ -6,7 +6,7 @@ The plan and the worker ask the same function. `worker.quantisation` quantises, 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from service.contract.catalog import PlannedPrecision
+from service.contract.answers.catalog import PlannedPrecision
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Precision, Unit
 from service.contract.request import JobRequest

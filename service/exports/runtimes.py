@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from service.contract.answers.report import Runtime
 from service.contract.options import Format
-from service.contract.report import Runtime
 from service.exports.formats import FORMATS
 from service.exports.model import ExportedModel
 

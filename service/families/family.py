@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from service.contract import catalog
+from service.contract.answers import catalog
 from service.contract.options import Unit
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.tensors.modules import ModelTensors, always

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from service.contract.result import Result
+from service.contract.answers.result import Result
 
 MODULE = "modeling_taskslim"
 MODELLING_FILE = f"{MODULE}.py"

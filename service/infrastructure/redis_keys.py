@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 
 OPEN = "slim:open"  # tenant/id of each unfinished job -> time of the reconciler's next check, milliseconds
 WEBHOOKS = "slim:webhooks"  # tenant/id/event of each message to send -> time at which it is due, milliseconds

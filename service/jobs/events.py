@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from service.contract.answers.job import Event, JobStatus
 from service.contract.errors import InvalidRequest
-from service.contract.job import Event, JobStatus
 from service.infrastructure.redis_keys import events_key
 
 StreamEntries = list[tuple[str, dict[str, str]]]

@@ -12,8 +12,8 @@ from typing import cast
 import structlog
 from redis import RedisError
 
+from service.contract.answers.job import JobError, JobStatus
 from service.contract.errors import StorageUnavailable, TaskslimError, WorkerLost
-from service.contract.job import JobError, JobStatus
 from service.infrastructure.background_threads import repeating
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_lock import RenewedLock

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import Field
 
+from service.contract.answers.job import JobAttempt, JobError, JobStatus, Progress, Shards, Stage
+from service.contract.answers.result import Result
 from service.contract.errors import UnreadableRecord
 from service.contract.fields import Schema, Tags
 from service.contract.ids import DEFAULT_TENANT, new_id
-from service.contract.job import JobAttempt, JobError, JobStatus, Progress, Shards, Stage
 from service.contract.request import JobRequest
-from service.contract.result import Result
 
 ATTEMPT = "attempt:"  # prefix of the fields of attempts
 SHARD = "shard:"  # prefix of the fields of shards, which have been started

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from service.contract.job import Links, Shards
+from service.contract.answers.job import Links, Shards
 from service.jobs.record import ATTEMPT, EPOCH, TIMES, JobRecord, decode_shards, encode_whole, unreadable
 
 

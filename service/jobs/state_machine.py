@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from redis import Redis
 
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 from service.infrastructure.redis_keys import (
     EXPIRIES,
     OPEN,

@@ -13,10 +13,10 @@ from typing import Any, cast
 import structlog
 from redis import Redis
 
+from service.contract.answers.job import Event, JobError, JobStatus, Progress, Stage
+from service.contract.answers.result import Result
 from service.contract.errors import Conflict, LimitExceeded, NotFound, UnreadableRecord
 from service.contract.ids import check_cursor, first_id_at
-from service.contract.job import Event, JobError, JobStatus, Progress, Stage
-from service.contract.result import Result
 from service.infrastructure.redis_client import now_ms
 from service.infrastructure.redis_keys import OPEN, events_key, index_key, job_key
 from service.jobs.events import check_event_id, parse_events

@@ -3,8 +3,8 @@
 import structlog
 from redis import Redis, RedisError
 
+from service.contract.answers.report import Report
 from service.contract.errors import StorageUnavailable
-from service.contract.report import Report
 from service.infrastructure.counters import Counters
 from service.planning.time_estimate import Durations
 from service.storage.artifact_names import REPORT

@@ -8,7 +8,7 @@ nothing else is on the device. tests/service/planning/test_memory.py compares th
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from service.contract.catalog import DeviceMemory, Memory
+from service.contract.answers.catalog import DeviceMemory, Memory
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.options import FITTED, Repair, Unit
 from service.contract.request import JobRequest

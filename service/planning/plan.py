@@ -6,10 +6,10 @@ ratio, and a target that has to be measured leaves them open.
 
 from collections.abc import Sequence
 
-from service.contract.catalog import Plan, Projected, VocabularyRange
+from service.contract.answers.catalog import Plan, Projected, VocabularyRange
+from service.contract.answers.report import Runtime
 from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Unit
-from service.contract.report import Runtime
 from service.contract.request import JobRequest
 from service.exports.model import exported_model, with_biases
 from service.exports.precisions import planned_precisions

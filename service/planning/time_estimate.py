@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from redis import Redis
 
-from service.contract.catalog import TimeEstimate
+from service.contract.answers.catalog import TimeEstimate
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report
 from service.contract.errors import NotFound
 from service.contract.fields import EVALUATION_SHARE
-from service.contract.job import Stage
 from service.contract.options import EXPORTS, Repair
-from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
 from service.sources.access import DATASET, Access

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 
+from service.contract.answers.result import DenseSlim, Widths
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
 from service.contract.request import JobRequest
-from service.contract.result import DenseSlim, Widths
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
     can_route,

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from service.contract.report import LayerWidth, Report
-from service.contract.result import CurvePoint, Estimate, Metrics, RecoveryResult
+from service.contract.answers.report import LayerWidth, Report
+from service.contract.answers.result import CurvePoint, Estimate, Metrics, RecoveryResult
 from service.reports.formatting import milliseconds, percent
 from service.reports.metric_names import capitalised, metric_name
 

@@ -6,7 +6,7 @@
 import math
 from decimal import ROUND_HALF_UP, Decimal
 
-from service.contract.result import Estimate
+from service.contract.answers.result import Estimate
 
 SCALES = ((1e9, "B", "GB"), (1e6, "M", "MB"), (1e3, "k", "kB"))
 MIN_SCALED_COUNT = 1e4  # smaller counts are written in full

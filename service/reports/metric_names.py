@@ -5,8 +5,8 @@ The names start with a lower-case letter, unless it is part of a name.
 
 from collections.abc import Iterator
 
+from service.contract.answers.result import Estimate, Metrics
 from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
-from service.contract.result import Estimate, Metrics
 
 LABELLED = {
     TaskMetric.accuracy: "accuracy",

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from service.contract.report import Report
+from service.contract.answers.report import Report
 
 
 class Root(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from service.contract.answers.report import Dequantised
 from service.contract.errors import InvalidModel
-from service.contract.report import Dequantised
 from service.families.family import ModelFamily
 from service.families.source_config import plain_name
 from service.sources.adapter import Adapter

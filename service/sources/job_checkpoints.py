@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.contract.answers.resources import StoredFile
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.ids import ULID_PATTERN
-from service.contract.resources import StoredFile
 from service.storage.artifact_names import MODEL, REPORT
 from service.storage.keys import attempt_prefix
 from service.storage.manifests import committed_manifest

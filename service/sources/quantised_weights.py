@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from service.contract.answers.report import Dequantised
 from service.contract.errors import InvalidModel
-from service.contract.report import Dequantised
 from service.families.family import ModelFamily
 from service.quantisation.methods import INSTEAD, PLAIN_FP8, quantisation_of, refused
 from service.quantisation.scheme import Quantisation, Scheme

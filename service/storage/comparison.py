@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from service.contract.comparison import ComparedModel, Comparison, Figures, LatencyInput, Size
+from service.contract.answers.comparison import ComparedModel, Comparison, Figures, LatencyInput, Size
+from service.contract.answers.report import Report
 from service.contract.errors import NotComparable, NotFound
 from service.contract.options import Format
-from service.contract.report import Report
 from service.contract.task import TaskWording
 from service.storage.artifact_names import MODEL
 from service.storage.manifests import committed_report

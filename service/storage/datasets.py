@@ -9,9 +9,9 @@ from typing import cast
 
 from redis import Redis
 
+from service.contract.answers.resources import Dataset, DatasetPage
 from service.contract.errors import NotFound, TaskslimError
 from service.contract.ids import check_cursor, new_id
-from service.contract.resources import Dataset, DatasetPage
 from service.infrastructure.redis_keys import EXPIRIES, expiry_member
 from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage

@@ -2,10 +2,10 @@
 
 import structlog
 
+from service.contract.answers.report import Report
+from service.contract.answers.resources import Manifest
+from service.contract.answers.result import Result
 from service.contract.errors import NotFound, StorageUnavailable
-from service.contract.report import Report
-from service.contract.resources import Manifest
-from service.contract.result import Result
 from service.storage.artifact_names import REPORT
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key, shards_prefix
 from service.storage.object_store import Storage

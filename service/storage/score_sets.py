@@ -14,8 +14,8 @@ from typing import cast
 import structlog
 from redis import Redis
 
+from service.contract.answers.resources import MeasuredScores
 from service.contract.errors import NotFound
-from service.contract.resources import MeasuredScores
 from service.infrastructure.redis_keys import EXPIRIES, expiry_member
 from service.infrastructure.redis_scripts import load_script
 from service.storage.keys import score_key, score_prefix

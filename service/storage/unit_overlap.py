@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from safetensors import deserialize
 
+from service.contract.answers.resources import MeasuredScores, Overlap, ScoreKind, SharedUnits
 from service.contract.errors import NotComparable, NotFound
-from service.contract.resources import MeasuredScores, Overlap, ScoreKind, SharedUnits
 from service.storage.score_sets import ScoreSets
 
 LAYERS = "layers"  # one score in each layer: all layers of a stack are ranked together

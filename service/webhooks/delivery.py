@@ -21,10 +21,10 @@ import structlog
 from pydantic import ValidationError
 from redis import Redis, RedisError
 
+from service.contract.answers.job import Event, JobStatus
+from service.contract.answers.resources import Delivery, DeliveryOutcome, JobNews, WebhookMessage
 from service.contract.errors import UnsafeUrl
-from service.contract.job import Event, JobStatus
 from service.contract.request import JobRequest, Webhook, WebhookEvent
-from service.contract.resources import Delivery, DeliveryOutcome, JobNews, WebhookMessage
 from service.infrastructure.counters import Counters
 from service.infrastructure.outbound_http import Response, post
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, job_key

@@ -21,8 +21,8 @@ from taskslim_client import (
     WaitedTooLong,
 )
 
+from service.contract.answers.job import JobError, Progress, Stage
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import JobError, Progress, Stage
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.keys import attempt_prefix

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from service.contract.answers.report import Report
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore

@@ -4,8 +4,8 @@ from typing import cast
 
 from redis import Redis
 
-from service.contract.report import Report
-from service.contract.result import RecoveryResult, Result
+from service.contract.answers.report import Report
+from service.contract.answers.result import RecoveryResult, Result
 from service.infrastructure.redis_keys import OPEN
 from service.jobs.record import JobRecord
 from tests.support.requests import plain_request

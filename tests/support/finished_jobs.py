@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Mapping
 
 from service.api.openapi.examples import SUCCEEDED
-from service.contract.job import JobError
-from service.contract.resources import Manifest, StoredFile
-from service.contract.result import Result
+from service.contract.answers.job import JobError
+from service.contract.answers.resources import Manifest, StoredFile
+from service.contract.answers.result import Result
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.storage.keys import attempt_prefix, manifest_key

@@ -1,6 +1,6 @@
 """The progress of a job that a test runs in its own process."""
 
-from service.contract.job import Stage
+from service.contract.answers.job import Stage
 
 
 class IgnoredProgress:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.contract.result import Verified
+from service.contract.answers.result import Verified
 from worker.checkpoints import verification
 from worker.exports import checkpoint_logits
 from worker.quantisation import verification as quantised_verification

@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 from safetensors.numpy import save
 
-from service.contract.resources import MeasuredScores, ScoreKind
+from service.contract.answers.resources import MeasuredScores, ScoreKind
 
 TENSORS = {"0.decoder.0.ffn": [4.0, 1.0, 3.0, 2.0], "0.decoder.1.ffn": [0.5, 2.5, 1.5, 3.5]}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from service.contract.job import Stage
-from service.contract.result import Result
+from service.contract.answers.job import Stage
+from service.contract.answers.result import Result
 from service.families.family import CLASSIFIERS
 from service.families.table import FAMILIES
 from service.jobs.record import new_record

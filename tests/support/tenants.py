@@ -7,8 +7,8 @@ from redis import Redis
 
 from service.api.openapi.examples import EXAMPLE_JOB_ID
 from service.api.openapi.response_examples import DATASET, DATASET_ID, DELIVERY, REPORT
+from service.contract.answers.resources import Dataset, Delivery
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.resources import Dataset, Delivery
 from service.infrastructure.redis_keys import deliveries_key
 from service.jobs.record import new_record
 from service.jobs.store import JobStore

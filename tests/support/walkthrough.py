@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from service.contract.job import Job, JobStatus
+from service.contract.answers.job import Job, JobStatus
 from tests.support.checkpoints import tokenizer
 from tests.support.documents import ROOT, SCRIPT, blocks, read
 from tests.support.tiny_models import causal

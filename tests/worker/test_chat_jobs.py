@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from service.contract.report import Decoding, Report
-from service.contract.result import Result
-from service.contract.task_file import TaskFile
+from service.contract.answers.report import Decoding, Report
+from service.contract.answers.result import Result
+from service.contract.answers.task_file import TaskFile
 from service.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.chat_templates import USABLE, add_chat_template

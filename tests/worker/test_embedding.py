@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidModel, TaskslimError, VerificationFailed
 from service.contract.options import Supervision
-from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.families.table import FAMILIES
 from service.planning.plan import plan

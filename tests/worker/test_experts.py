@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from service.contract.answers.result import DenseSlim
 from service.contract.errors import (
     InvalidData,
     InvalidModel,
@@ -18,7 +19,6 @@ from service.contract.errors import (
 )
 from service.contract.options import Unit
 from service.contract.request import JobRequest
-from service.contract.result import DenseSlim
 from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access

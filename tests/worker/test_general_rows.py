@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import MetricsPair
 from service.contract.errors import TaskslimError
-from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.result import MetricsPair
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

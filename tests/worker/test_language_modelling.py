@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidData, TaskslimError
-from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.planning.plan import plan
 from service.sources.access import Access

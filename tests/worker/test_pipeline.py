@@ -12,6 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report
+from service.contract.answers.resources import Manifest
+from service.contract.answers.result import Metrics, Result
 from service.contract.errors import (
     InvalidData,
     InvalidLabels,
@@ -24,10 +28,6 @@ from service.contract.errors import (
     UnsupportedFamily,
     UnsupportedUnit,
 )
-from service.contract.job import Stage
-from service.contract.report import Report
-from service.contract.resources import Manifest
-from service.contract.result import Metrics, Result
 from service.jobs.leases import LeaseLost
 from service.storage.inline_rows import take_rows
 from service.storage.keys import dataset_key, manifest_key

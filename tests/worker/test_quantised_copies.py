@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.errors import ExportFailed, UnsupportedFormat
 from service.contract.options import Precision
-from service.contract.report import Report
-from service.contract.result import Result
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import causal

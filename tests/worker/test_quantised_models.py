@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from service.contract.report import Report
+from service.contract.answers.report import Report
 from service.contract.task import ModelSource
 from tests.support.pipeline_jobs import Deployment
 from tests.support.quantised_models import FORMATS, write

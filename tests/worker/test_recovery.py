@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.errors import InvalidRequest, TargetUnreachable
-from service.contract.job import Stage
-from service.contract.report import Report
-from service.contract.result import Result
 from service.reports.html import render
 from service.storage.artifact_names import MODEL, UNTRAINED
 from tests.support import checkpoints

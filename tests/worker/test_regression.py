@@ -14,9 +14,9 @@ from scipy.stats import pearsonr
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidData, TaskslimError
 from service.contract.options import Supervision
-from service.contract.report import Report
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load
 from torch.testing import assert_close
 
-from service.contract.report import Report
-from service.contract.result import Result
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from tests.support.recoveries import FAST

@@ -15,9 +15,9 @@ from seqeval.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidData, TaskslimError
 from service.contract.options import Supervision
-from service.contract.report import Report
 from service.families.other_heads import TOKEN_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access

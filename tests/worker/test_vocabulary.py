@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.errors import InvalidData, TargetUnreachable, TaskslimError, UnsupportedUnit
-from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.result import Result
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

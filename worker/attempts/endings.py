@@ -4,8 +4,8 @@ import structlog
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from redis import Redis
 
+from service.contract.answers.job import JobError, JobStatus
 from service.contract.errors import ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
-from service.contract.job import JobError, JobStatus
 from service.infrastructure.redis_client import WORKER_RETRIES, connect
 from service.jobs.leases import Lease, LeaseLost
 from service.jobs.queue import JobQueue

@@ -2,9 +2,9 @@
 
 import structlog
 
+from service.contract.answers.job import JobStatus
+from service.contract.answers.result import Result
 from service.contract.errors import StorageUnavailable
-from service.contract.job import JobStatus
-from service.contract.result import Result
 from service.jobs.leases import Lease
 from service.jobs.store import JobStore
 from service.storage.keys import attempt_prefix, shard_prefix

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import redis
 import structlog
 
-from service.contract.job import JobStatus, Stage
+from service.contract.answers.job import JobStatus, Stage
 from service.infrastructure.background_threads import repeating
 from service.jobs.leases import Lease, LeaseLost, deadline_exceeded
 from service.jobs.store import JobStore

@@ -8,9 +8,9 @@ import time
 import structlog
 from rq.timeouts import JobTimeoutException
 
+from service.contract.answers.job import JobStatus, Progress, Stage
+from service.contract.answers.result import Result
 from service.contract.errors import TaskslimError
-from service.contract.job import JobStatus, Progress, Stage
-from service.contract.result import Result
 from service.infrastructure.redis_client import connect
 from service.jobs.leases import Lease, LeaseLost, deadline_exceeded
 from service.jobs.store import JobStore

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 
-from service.contract.job import Progress, Stage
+from service.contract.answers.job import Progress, Stage
 from service.contract.options import EXPORTS, Repair
 from service.contract.request import JobRequest
 

@@ -2,7 +2,7 @@
 
 import structlog
 
-from service.contract.job import Progress, Stage
+from service.contract.answers.job import Progress, Stage
 from service.jobs.record import ShardProgress
 from service.storage.score_sets import ScoreSets
 from worker import pipeline

@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
 
+from service.contract.answers.result import Widths
+from service.contract.answers.task_file import TaskFile
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.fields import Schema
 from service.contract.options import Layout, Merge, Repair, Unit
 from service.contract.recovery import RecoveryMethod
-from service.contract.result import Widths
 from service.contract.task import ModelSource
-from service.contract.task_file import TaskFile
 from service.settings import Settings
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of

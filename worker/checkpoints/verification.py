@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from service.contract.answers.result import Verified
 from service.contract.errors import VerificationFailed
-from service.contract.result import Verified
 from service.families.table import family_of
 from service.infrastructure.child_process import die_with_parent, name_process
 from service.sources.model_files import CONFIG

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.contract.answers.result import Estimate
 from service.contract.options import TaskMetric
-from service.contract.result import Estimate
 from worker.data.examples import Example
 from worker.evaluation.answers import Answers
 from worker.evaluation.task_metrics import Array, Counts, Figure, formula_of

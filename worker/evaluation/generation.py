@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from service.contract.report import Decoding
+from service.contract.answers.report import Decoding
 from worker.data.batching import Padding, pad_left, pad_right
 from worker.data.examples import Example
 from worker.data.wordings import Wording

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.contract.result import GenerationSpeed, Quartiles, TokenRate
+from service.contract.answers.result import GenerationSpeed, Quartiles, TokenRate
 from worker.data.batching import Padding
 from worker.data.wordings import Tokens
 

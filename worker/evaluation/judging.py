@@ -8,8 +8,8 @@ from math import exp
 import torch
 from scipy.stats import binomtest
 
+from service.contract.answers.result import Estimate, Metrics
 from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
-from service.contract.result import Estimate, Metrics
 from worker.data.examples import Example
 from worker.evaluation import similarities
 from worker.evaluation.answers import Answers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from service.contract.result import Quartiles
+from service.contract.answers.result import Quartiles
 from worker.data.batching import Padding, batches
 from worker.data.examples import Example
 from worker.evaluation.memory import peak_bytes, weight_bytes

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import exp, hypot
 from statistics import fmean
 
-from service.contract.report import ChangedAnswer, Confusion
-from service.contract.result import Estimate, Metrics
+from service.contract.answers.report import ChangedAnswer, Confusion
+from service.contract.answers.result import Estimate, Metrics
 from worker.evaluation.judging import SHARES, wilson
 
 # The confusion matrices of both models, which a generation task has none of, and the answers that changed.

@@ -6,8 +6,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from service.contract.answers.result import Export
 from service.contract.options import Format
-from service.contract.result import Export
 from worker.exports.gguf import export as gguf_export
 from worker.exports.mlx import export as mlx_export
 from worker.exports.onnx import export as onnx_export

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.contract.answers.result import LossPoint, StoppedBy
 from service.contract.errors import InvalidModel
-from service.contract.result import LossPoint, StoppedBy
 from worker.recovery.lora import Lora
 from worker.recovery.rows import BatchLoss, SplitRows, StepRows, TrainingTask, steps_of_epoch
 

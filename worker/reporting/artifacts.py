@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from service.contract.answers.resources import Manifest, StoredFile
+from service.contract.answers.result import Verified, Widths
 from service.contract.options import Format
-from service.contract.resources import Manifest, StoredFile
-from service.contract.result import Verified, Widths
 from service.jobs.leases import LeaseLost
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from service.storage.keys import attempt_prefix, manifest_key

@@ -9,9 +9,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Metrics, MetricsPair
 from service.contract.options import Supervision, TaskMetric
-from service.contract.report import Report
-from service.contract.result import Metrics, MetricsPair
 from service.families.family import Kind
 from service.families.table import FAMILIES, with_head
 from service.reports.metric_names import capitalised, name_of, qualities

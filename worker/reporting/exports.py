@@ -2,8 +2,8 @@
 
 import shutil
 
+from service.contract.answers.result import Export
 from service.contract.options import EXPORTS
-from service.contract.result import Export
 from service.storage.artifact_names import TASK_FILE, export_name
 from worker.exports.formats import EXPORTERS
 from worker.exports.source import ExportSource

@@ -9,9 +9,9 @@ from statistics import fmean
 
 from torch import Tensor
 
+from service.contract.answers.report import ChangedAnswer, Confusion, LayerWidth, Throughput
+from service.contract.answers.result import DenseSlim, Widths
 from service.contract.options import TaskKind, Unit
-from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
-from service.contract.result import DenseSlim, Widths
 from service.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 from worker.evaluation import answers
 from worker.evaluation.latency import PassProfile
@@ -23,7 +23,7 @@ from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measuremen
 
 @dataclass(frozen=True)
 class Findings:
-    """The fields of the same names in `service.contract.report.Report`."""
+    """The fields of the same names in `service.contract.answers.report.Report`."""
 
     throughput: list[Throughput]
     peak_memory_bytes: DenseSlim

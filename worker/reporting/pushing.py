@@ -16,9 +16,9 @@ import structlog
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 
+from service.contract.answers.result import Pushed, PushProblem
 from service.contract.errors import NotFound, PushFailed, StorageUnavailable
 from service.contract.options import EXPORTS, Precision
-from service.contract.result import Pushed, PushProblem
 from service.sources.access import HUB
 from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, export_name, quantised_name

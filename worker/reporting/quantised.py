@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from service.contract.answers.job import Stage
+from service.contract.answers.result import DenseSlim, MetricsPair, QuantisedModel
 from service.contract.errors import ExportFailed
-from service.contract.job import Stage
-from service.contract.result import DenseSlim, MetricsPair, QuantisedModel
 from service.storage.artifact_names import TASK_FILE, quantised_name
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.verification import Probe, probe_of

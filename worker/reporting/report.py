@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from service.contract.answers.report import ReadTokens, Report, Runtime
+from service.contract.answers.result import Result
 from service.contract.options import Format
-from service.contract.report import ReadTokens, Report, Runtime
-from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
 from service.exports.model import ExportedModel, exported_model
 from service.exports.runtimes import with_exports

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from service.contract.answers.task_file import ShippedEmbedding, ShippedTask, TaskFile
 from service.contract.options import TaskKind
-from service.contract.task_file import ShippedEmbedding, ShippedTask, TaskFile
 from service.families.family import CLASSIFIERS
 from worker.checkpoints.head_bias import head_of
 from worker.data.batching import Padding

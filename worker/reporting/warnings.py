@@ -5,9 +5,9 @@ A message states a fact about this job with its figures, and what to do about it
 
 from collections.abc import Callable
 
+from service.contract.answers.report import Confusion, Report, ReportWarning
+from service.contract.answers.result import Metrics
 from service.contract.options import METRICS, Collapse, Supervision, TaskKind, TaskMetric, Unit
-from service.contract.report import Confusion, Report, ReportWarning
-from service.contract.result import Metrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent, size
 from service.reports.metric_names import metric_name

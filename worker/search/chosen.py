@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from service.contract.result import CurvePoint, KeptMetric
+from service.contract.answers.result import CurvePoint, KeptMetric
 from worker.evaluation.bootstrap import kept_share
 from worker.evaluation.sequential import Verdict
 from worker.recovery.recovered import Recovered

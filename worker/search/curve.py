@@ -1,7 +1,7 @@
 """The curve of a search: the candidates that it has measured so far, which are its progress as well."""
 
+from service.contract.answers.result import CurvePoint
 from service.contract.errors import TargetUnreachable
-from service.contract.result import CurvePoint
 from worker.search.candidates import Candidate
 from worker.stages.context import StageProgress
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from service.contract.report import Dequantised
+from service.contract.answers.report import Dequantised
 from service.quantisation.methods import refused
 from service.sources.model_files import CARD, CONFIG, INDEX, SINGLE, is_wanted
 from service.sources.quantised_weights import QuantisedWeight, StoredWeights, plain_config

@@ -13,8 +13,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from service.contract.answers.report import Dequantised
 from service.contract.errors import InvalidModel, NotFound
-from service.contract.report import Dequantised
 from service.contract.task import ModelSource
 from service.families.sentence_encoder import MODULES, NESTED
 from service.sources.access import HUB

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from service.contract.report import Ancestor
+from service.contract.answers.report import Ancestor
 from service.sources.job_checkpoints import JobModel
 from service.storage.artifact_names import MODEL
 

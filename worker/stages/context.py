@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from service.contract.answers.job import Stage
+from service.contract.answers.report import StageTiming
 from service.contract.errors import blaming_task
-from service.contract.job import Stage
-from service.contract.report import StageTiming
 from service.contract.task import Task
 from service.infrastructure.tracing import stage_span
 from service.jobs.record import JobRecord

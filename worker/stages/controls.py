@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from service.contract.job import Stage
+from service.contract.answers.job import Stage
+from service.contract.answers.result import Control, Controls, Metrics
 from service.contract.options import Layout, Repair, Unit
 from service.contract.request import JobRequest
-from service.contract.result import Control, Controls, Metrics
 from worker.checkpoints.loading import LoadedModel
 from worker.slimming import selection
 from worker.slimming.allocation import share_removed

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from service.contract.answers.result import JobMetrics, MetricsPair
 from service.contract.errors import blaming_task
 from service.contract.fields import GENERAL_PLACE
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
-from service.contract.result import JobMetrics, MetricsPair
 from service.contract.task import DataSource, ObservedTask, Task, TaskWording
 from service.rows.row import Row
 from worker.checkpoints.loading import LoadedModel

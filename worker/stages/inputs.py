@@ -5,8 +5,8 @@ from pathlib import Path
 
 import structlog
 
+from service.contract.answers.report import Ancestor, Dequantised
 from service.contract.errors import InvalidModel, TaskslimError, blaming_task
-from service.contract.report import Ancestor, Dequantised
 from service.contract.synthesis import blaming_writer
 from service.contract.task import ModelSource, Task
 from service.sources.access import Access, blaming

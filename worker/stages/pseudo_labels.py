@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from service.contract.answers.report import OwnAnswers
 from service.contract.errors import UnusableAnswers
 from service.contract.options import TaskKind
 from service.contract.presets import LABELLED_BY_HEAD
-from service.contract.report import OwnAnswers
 from worker.data import batching
 from worker.data.examples import Example
 from worker.data.prompts import labels_text, number_text

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from service.contract.answers.result import Metrics
 from service.contract.options import Precision
-from service.contract.result import Metrics
 from service.exports.precisions import planned_precisions
 from worker.checkpoints.loading import LoadedModel
 from worker.evaluation.pooling import pooled_metrics

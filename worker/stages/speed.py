@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from service.contract.answers.result import GenerationSpeed, Latency
 from service.contract.options import TaskKind
-from service.contract.result import GenerationSpeed, Latency
 from worker.data.wordings import Tokens
 from worker.evaluation import generation_speed
 from worker.evaluation.generation_speed import GenerationRuns, median_prompt, num_new_tokens

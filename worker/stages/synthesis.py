@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Synthesised
 from service.contract.errors import InvalidData, InvalidTemplate, blaming_task
-from service.contract.job import Stage
 from service.contract.options import DropReason, TaskKind
 from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, resolve, template_fields
-from service.contract.report import Synthesised
 from service.contract.synthesis import (
     blaming_writer,
     check_reader_of_rationales,

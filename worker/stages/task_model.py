@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from service.contract.answers.report import Decoding, OwnAnswers, Synthesised
+from service.contract.answers.result import Metrics
 from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.presets import LABELLED_BY_HEAD, needs_answers
-from service.contract.report import Decoding, OwnAnswers, Synthesised
-from service.contract.result import Metrics
 from service.contract.row_values import RowValues
 from service.contract.task import TaskWording
 from service.exports.formats import asked, check_format_tokenizers, check_formats

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from service.contract.answers.report import Written
 from service.contract.options import DropReason
-from service.contract.report import Written
 from service.contract.row_values import RowValues
 from service.rows.row import Row
 

@@ -17,9 +17,9 @@ from service.api.dependencies import (
 from service.api.file_responses import DownloadHeadersDep, file_responses, send
 from service.api.links import JobLinks, LinksDep
 from service.api.problems import problem_responses
+from service.contract.answers.report import Report
+from service.contract.answers.resources import Artifact, ArtifactPage, StoredFile
 from service.contract.errors import NotFound
-from service.contract.report import Report
-from service.contract.resources import Artifact, ArtifactPage, StoredFile
 from service.jobs.record import JobRecord
 from service.reports import html
 from service.storage.artifact_names import REPORT

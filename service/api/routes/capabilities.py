@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from service.api.dependencies import CallerDep, SettingsDep
 from service.api.problems import problem_responses
-from service.contract.catalog import Capabilities, Limits
+from service.contract.answers.catalog import Capabilities, Limits
 from service.contract.criteria import Criterion
 from service.contract.fields import MAX_RATIO, MAX_ROWS
 from service.contract.options import Repair, Unit

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query
 from service.api.dependencies import JobStoreDep, Reader, StorageDep
 from service.api.openapi.examples import EXAMPLE_JOB_ID
 from service.api.problems import problem_responses
-from service.contract.comparison import Comparison
+from service.contract.answers.comparison import Comparison
+from service.contract.answers.job import JobStatus
 from service.contract.errors import Conflict, InvalidRequest
 from service.contract.ids import ULID_PATTERN
-from service.contract.job import JobStatus
 from service.storage import comparison
 
 MAX_JOBS = 20

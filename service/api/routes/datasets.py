@@ -11,7 +11,7 @@ from fastapi import Path as InPath
 from service.api.dependencies import Cursor, Reader, SettingsDep, StoredDep, Uploader, UploadsDep
 from service.api.links import LinksDep
 from service.api.problems import problem_responses
-from service.contract.resources import Dataset, DatasetPage
+from service.contract.answers.resources import Dataset, DatasetPage
 from service.settings import Settings
 from service.storage.datasets import Uploads
 from service.storage.row_formats import FORMAT_BY_MEDIA_TYPE, RowFormat, convert

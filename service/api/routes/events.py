@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.dependencies import AsyncRedisDep, JobStoreDep, ReadableRecord, StreamLimitDep
 from service.api.problems import problem_responses
-from service.contract.job import EventPage
+from service.contract.answers.job import EventPage
 from service.jobs.events import check_event_id, follow_events
 from service.jobs.record import JobRecord
 

@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.dependencies import Administrator, MetricsDep, ReadinessDep
 from service.api.problems import only_problems, problem_responses
-from service.contract.catalog import Health, Version
+from service.contract.answers.catalog import Health, Version
 from service.infrastructure.version import package_version
 
 router = APIRouter(tags=["operations"])

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query
 
 from service.api.dependencies import Reader, ScoresDep
 from service.api.problems import problem_responses
+from service.contract.answers.resources import Overlap
 from service.contract.fields import MAX_RATIO
-from service.contract.resources import Overlap
 from service.storage import unit_overlap
 
 TWO_DIGESTS = "^[0-9a-f]{64},[0-9a-f]{64}$"

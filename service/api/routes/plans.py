@@ -8,9 +8,9 @@ from service.api.dependencies import DurationsDep, ScoresDep, SettingsDep, Stora
 from service.api.middleware import StrictRoute
 from service.api.openapi.examples import REQUESTS
 from service.api.problems import problem_responses
-from service.contract.catalog import Plan
+from service.contract.answers.catalog import Plan
+from service.contract.answers.job import Stage
 from service.contract.errors import TaskslimError
-from service.contract.job import Stage
 from service.contract.request import JobRequest
 from service.jobs.submission import access_of, check_webhook
 from service.planning.plan import plan

@@ -8,7 +8,7 @@ from service.api.dependencies import Downloader, Reader, ScoresDep, SettingsDep,
 from service.api.file_responses import DownloadHeadersDep, file_responses, send
 from service.api.links import JobLinks, LinksDep
 from service.api.problems import problem_responses
-from service.contract.resources import MeasuredScores, ScoreSet, ScoreSetPage, StoredFile
+from service.contract.answers.resources import MeasuredScores, ScoreSet, ScoreSetPage, StoredFile
 from service.storage.keys import score_key
 from service.storage.score_sets import ScoreSets
 

@@ -16,8 +16,8 @@ from service.cli.downloads import download_files
 from service.cli.options.server import DEFAULT_URL, Url, server_at
 from service.cli.row_files import place_of, row_uploads, task_in, with_rows
 from service.cli.terminal import comparison_table, follow, print_json, print_whole, result_of, result_table
+from service.contract.answers.job import JobStatus
 from service.contract.errors import InvalidRequest
-from service.contract.job import JobStatus
 from service.reports.formatting import percent
 from service.storage.artifact_names import MODEL, kept_name
 

@@ -20,9 +20,9 @@ from service.cli.downloads import download_files
 from service.cli.options.server import DEFAULT_URL, Url, server_at
 from service.cli.serving.questions import Question, question
 from service.cli.serving.servers import SERVERS, command, served_model, serving_runtimes
+from service.contract.answers.report import Report
+from service.contract.answers.task_file import TaskFile
 from service.contract.errors import InvalidRequest
-from service.contract.report import Report
-from service.contract.task_file import TaskFile
 from service.storage.artifact_names import REPORT, TASK_FILE
 
 PORT = 8080

@@ -20,11 +20,11 @@ from service.cli.demo.request import RATIO, TASK, control_of, demo_request
 from service.cli.demo.server import running_server
 from service.cli.demo.table import demo_table
 from service.cli.terminal import follow, result_of
+from service.contract.answers.job import Job
+from service.contract.answers.result import Result
 from service.contract.errors import Conflict
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import Job
 from service.contract.request import JobRequest
-from service.contract.result import Result
 from service.reports.formatting import duration, percent, size
 from service.settings import Settings
 from service.storage.artifact_names import MODEL

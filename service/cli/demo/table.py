@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from service.contract.result import Result
+from service.contract.answers.result import Result
 from service.reports.formatting import change, count, milliseconds, percent, points, size, span
 from service.reports.metric_names import qualities, share_of_most_frequent
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidRequest
 from service.contract.options import Format
-from service.contract.report import Report
 from service.families.per_layer import has_own_widths
 from service.storage.artifact_names import MODEL, export_name
 

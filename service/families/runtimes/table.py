@@ -8,8 +8,8 @@ their lists of architectures and from `limits`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.contract.answers.report import Runtime
 from service.contract.options import Unit
-from service.contract.report import Runtime
 from service.families.family import ModelFamily
 from service.families.runtimes.limits import caveat_of, limit_of, untested_head
 from service.families.runtimes.per_layer_limits import IN_PLUGIN, one_width, per_layer_limit

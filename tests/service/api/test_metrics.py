@@ -11,9 +11,9 @@ from redis import Redis
 from ulid import ULID
 
 from service.api.metrics import HttpMetrics, family_of
-from service.contract.job import JobError
+from service.contract.answers.job import JobError
+from service.contract.answers.result import DenseSlim
 from service.contract.request import JobRequest, Priority
-from service.contract.result import DenseSlim
 from service.infrastructure.counters import COUNTERS, METRICS, RATIOS, Counters
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

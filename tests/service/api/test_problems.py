@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.app import create_app
-from service.contract.catalog import Problem
+from service.contract.answers.catalog import Problem
 from service.families.family import DERIVED_SIZE
 from service.infrastructure.worker_registry import register_worker
 from service.settings import Settings

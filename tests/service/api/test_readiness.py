@@ -7,7 +7,7 @@ from pathlib import Path
 from redis import Redis
 
 from service.api.readiness import Readiness
-from service.contract.catalog import Health
+from service.contract.answers.catalog import Health
 from service.infrastructure.embedded_redis import embedded_redis
 from service.settings import Settings
 from service.storage.object_store import Storage

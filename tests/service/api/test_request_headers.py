@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.request_headers import wait_seconds
+from service.contract.answers.job import Job
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import Job
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage
 from tests.support.finished_jobs import finish

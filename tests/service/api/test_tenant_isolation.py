@@ -11,7 +11,7 @@ from structlog.contextvars import merge_contextvars
 
 from service.api.app import create_app
 from service.api.openapi.examples import INLINE
-from service.contract.job import Job
+from service.contract.answers.job import Job
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage

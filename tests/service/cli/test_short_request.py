@@ -7,9 +7,9 @@ import pytest
 
 from service.cli.row_files import NamedRows, check_columns
 from service.cli.short_request import Answer, wording_of
+from service.contract.answers.resources import Dataset
 from service.contract.errors import InvalidData
 from service.contract.options import TaskKind
-from service.contract.resources import Dataset
 from service.contract.task import Task
 
 NOW = datetime.now(UTC)

@@ -7,7 +7,7 @@ from io import StringIO
 from rich.console import Console
 
 from service.cli.terminal import describe, result_table
-from service.contract.job import Job, JobStatus, Links, Progress, Stage
+from service.contract.answers.job import Job, JobStatus, Links, Progress, Stage
 from tests.support.contract_examples import REQUEST, result
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from service.contract.job import AttemptOutcome, JobError, JobStatus
+from service.contract.answers.job import AttemptOutcome, JobError, JobStatus
 from service.contract.request import Priority
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN

@@ -12,8 +12,8 @@ import structlog
 from redis import Redis
 from structlog.contextvars import merge_contextvars
 
-from service.contract.job import JobStatus
-from service.contract.resources import Manifest
+from service.contract.answers.job import JobStatus
+from service.contract.answers.resources import Manifest
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN, job_key, open_member
 from service.jobs.leases import Lease, LeaseLost

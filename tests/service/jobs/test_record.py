@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.links import JobLinks
+from service.contract.answers.job import Job, JobError, Progress, Stage
 from service.contract.errors import UnreadableRecord
-from service.contract.job import Job, JobError, Progress, Stage
 from service.jobs.leases import Lease
 from service.jobs.record import decode, encode, encode_whole, new_record
 from service.jobs.representation import job_json

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 from service.infrastructure.counters import COUNTERS
 from service.infrastructure.redis_client import now_ms
 from service.infrastructure.redis_keys import EXPIRIES, OPEN, WEBHOOKS, job_key, slots_key, waiting_key

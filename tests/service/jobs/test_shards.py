@@ -8,7 +8,7 @@ from redis import Redis
 from rq.job import Job
 from rq.job import JobStatus as RqStatus
 
-from service.contract.job import JobStatus, Stage
+from service.contract.answers.job import JobStatus, Stage
 from service.infrastructure.redis_client import connect
 from service.jobs.leases import LeaseLost
 from service.jobs.queue import JobQueue

@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
+from service.contract.answers.job import Event, JobError, JobStatus, Progress, Stage
 from service.contract.errors import Conflict, InvalidRequest, NotFound
-from service.contract.job import Event, JobError, JobStatus, Progress, Stage
 from service.infrastructure.redis_client import connect, connect_async, now_ms
 from service.infrastructure.redis_keys import OPEN, index_key
 from service.jobs.events import follow_events

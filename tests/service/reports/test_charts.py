@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from service.contract.answers.report import LayerWidth, Report
+from service.contract.answers.result import CurvePoint
 from service.contract.options import Unit
-from service.contract.report import LayerWidth, Report
-from service.contract.result import CurvePoint
 from service.jobs.record import new_record
 from service.reports.charts import Cell, across, curve, heat_maps, intervals
 from service.reports.formatting import percent

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.api.routes.status_page import DIRECTORY
-from service.contract.result import Estimate
+from service.contract.answers.result import Estimate
 from service.reports import formatting
 from service.reports.formatting import (
     change,

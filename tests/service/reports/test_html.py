@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.contract.job import Stage
-from service.contract.options import Unit
-from service.contract.report import (
+from service.contract.answers.job import Stage
+from service.contract.answers.report import (
     Ancestor,
     ChangedAnswer,
     Confusion,
@@ -20,7 +19,8 @@ from service.contract.report import (
     StageTiming,
     Throughput,
 )
-from service.contract.result import DenseSlim, Estimate, JobMetrics, MetricsPair, Result
+from service.contract.answers.result import DenseSlim, Estimate, JobMetrics, MetricsPair, Result
+from service.contract.options import Unit
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.reports.charts import loss_curve

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from ulid import ULID
 
+from service.contract.answers.resources import Manifest, StoredFile
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.contract.resources import Manifest, StoredFile
 from service.contract.task import ModelSource
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint

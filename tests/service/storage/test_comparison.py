@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from service.contract.comparison import Size
+from service.contract.answers.comparison import Size
+from service.contract.answers.report import Report
+from service.contract.answers.result import CurvePoint, Estimate
 from service.contract.errors import NotComparable
-from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.result import CurvePoint, Estimate
 from service.jobs.record import new_record
 from service.storage.comparison import compare
 from tests.support.compared_jobs import DIGESTS, compared_report

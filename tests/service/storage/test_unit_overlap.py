@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from service.contract.resources import Overlap
+from service.contract.answers.resources import Overlap
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.storage.unit_overlap import best, step_for

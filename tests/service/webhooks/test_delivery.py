@@ -14,9 +14,9 @@ from redis import Redis
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from service.contract.job import JobError, JobStatus
+from service.contract.answers.job import JobError, JobStatus
+from service.contract.answers.resources import Delivery, DeliveryOutcome
 from service.contract.request import JobRequest, WebhookEvent
-from service.contract.resources import Delivery, DeliveryOutcome
 from service.infrastructure.background_threads import repeating
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, job_key
 from service.jobs.record import JobRecord, new_record

@@ -5,7 +5,7 @@ import threading
 import pytest
 from redis import Redis
 
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 from service.jobs.leases import Lease
 from service.jobs.record import new_record
 from service.jobs.store import JobStore

@@ -10,9 +10,9 @@ from subprocess import Popen
 import pytest
 from redis import Redis
 
-from service.contract.job import JobStatus, Stage
+from service.contract.answers.job import JobStatus, Stage
+from service.contract.answers.resources import Manifest
 from service.contract.request import JobRequest
-from service.contract.resources import Manifest
 from service.contract.task import DataSource
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract.job import Progress, Stage
+from service.contract.answers.job import Progress, Stage
 from tests.support.requests import plain_request
 from worker.attempts.progress import ETA_AFTER_SECONDS, WEIGHTS, WRITE_SECONDS, JobProgress, skipped_stages
 

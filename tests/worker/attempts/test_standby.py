@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.contract.job import JobStatus
+from service.contract.answers.job import JobStatus
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from tests.support.jobs import checkpoint, job_store_of, request, submit, worker

@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.options import Repair
-from service.contract.report import Report
 from service.storage.object_store import digest_file
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from service.contract.answers.result import Metrics
 from service.contract.options import Supervision, TaskMetric
-from service.contract.result import Metrics
 from worker.data.examples import Example
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers

@@ -2,9 +2,9 @@
 
 import pytest
 
+from service.contract.answers.report import Confusion
+from service.contract.answers.result import Estimate, Metrics
 from service.contract.options import TaskMetric
-from service.contract.report import Confusion
-from service.contract.result import Estimate, Metrics
 from worker.evaluation.judging import wilson
 from worker.evaluation.pooling import pooled_answers, pooled_metrics
 

@@ -11,10 +11,10 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Export
 from service.contract.errors import ExportFailed, UnsupportedFormat
 from service.contract.options import Format
-from service.contract.report import Report
-from service.contract.result import Export
 from tests.support.pipeline_jobs import Deployment
 from worker.exports.gguf import tensors as gguf_tensors
 

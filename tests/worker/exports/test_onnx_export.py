@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.runtimes_bench.environments import NotInstallable, run_in
+from service.contract.answers.result import Export
 from service.contract.errors import ExportFailed, UnsupportedFormat
 from service.contract.options import Format
-from service.contract.result import Export
 from tests.support.pipeline_jobs import Deployment
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.verification import Probe

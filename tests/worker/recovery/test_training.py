@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from service.contract.answers.result import StoppedBy
 from service.contract.recovery import Recovery
-from service.contract.result import StoppedBy
 from tests.support.recoveries import RecoveryJob, recovery_job
 from tests.support.tiny_models import TINY
 from tests.worker.recovery.test_lora import traces

@@ -2,7 +2,7 @@
 
 import torch
 
-from service.contract.result import DenseSlim, Quartiles
+from service.contract.answers.result import DenseSlim, Quartiles
 from worker.evaluation.latency import PassProfile
 from worker.reporting.findings import peak_memory, score_kept, throughput
 

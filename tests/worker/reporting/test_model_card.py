@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from service.contract.report import Ancestor, Report, ReportWarning
+from service.contract.answers.report import Ancestor, Report, ReportWarning
+from service.contract.answers.result import CurvePoint, Estimate, MetricsPair
 from service.contract.request import JobRequest
-from service.contract.result import CurvePoint, Estimate, MetricsPair
 from service.jobs.record import new_record
 from tests.support.contract_examples import REQUEST, report
 from worker.reporting.card_metadata import licence_of, model_name

@@ -7,10 +7,10 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from service.contract.answers.report import Report
+from service.contract.answers.resources import Manifest
+from service.contract.answers.result import Pushed
 from service.contract.errors import PushFailed
-from service.contract.report import Report
-from service.contract.resources import Manifest
-from service.contract.result import Pushed
 from service.storage.object_store import Storage
 from tests.support.hub_server import COMMIT, TOKEN, Hub, hub_server
 from tests.support.pipeline_jobs import Deployment, Recorder

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from service.contract.report import Report
-from service.contract.task_file import TaskFile
+from service.contract.answers.report import Report
+from service.contract.answers.task_file import TaskFile
 from tests.support.pipeline_jobs import Deployment
 from tests.support.searches import search_job
 from worker.reporting import task_file

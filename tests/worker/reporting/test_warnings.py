@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from service.contract.answers.report import Confusion, Dequantised, LayerWidth, ReadTokens, Report, Synthesised, Written
+from service.contract.answers.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.contract.options import DropReason, Unit
-from service.contract.report import Confusion, Dequantised, LayerWidth, ReadTokens, Report, Synthesised, Written
-from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes.table import runtimes_of_unequal_widths
 from service.families.table import FAMILIES
 from tests.support.contract_examples import recovery, result

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.errors import InvalidRequest
-from service.contract.report import Report
-from service.contract.result import Result
 from service.planning.plan import plan
 from service.reports.html import render
 from service.sources.access import Access

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report
 from service.contract.errors import TargetUnreachable
-from service.contract.job import Stage
-from service.contract.report import Report
 from tests.support.searches import KEEPING, run_job, save_nothing, search_job
 from worker.data.sampling import stratified_order
 from worker.search.candidates import Candidates

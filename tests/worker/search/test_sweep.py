@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from service.contract.job import Stage
+from service.contract.answers.job import Stage
 from tests.support.pipeline_jobs import Recorder
 from tests.support.searches import run_job
 

@@ -10,8 +10,8 @@ from ulid import ULID
 
 from service.api.openapi.examples import SUCCEEDED
 from service.api.openapi.response_examples import REPORT
+from service.contract.answers.resources import Manifest, StoredFile
 from service.contract.errors import InvalidModel
-from service.contract.resources import Manifest, StoredFile
 from service.sources.job_checkpoints import job_model
 from service.storage.keys import attempt_prefix, manifest_key
 from tests.support.scoring_jobs import ScoringJobs

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract.job import Stage
-from service.contract.report import Report
-from service.contract.result import Control
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report
+from service.contract.answers.result import Control
 from tests.support.pipeline_jobs import Deployment, Recorder
 from worker.slimming.selection import best
 from worker.slimming.units import Site

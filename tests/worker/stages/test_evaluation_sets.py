@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from service.contract.answers.report import Report
 from service.contract.errors import InvalidLabels, TaskslimError
-from service.contract.report import Report
 from service.contract.request import JobRequest
 from tests.support.pipeline_jobs import Deployment
 

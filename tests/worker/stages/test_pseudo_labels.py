@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.errors import InvalidData, InvalidRequest, UnknownLabel
 from service.contract.options import Supervision
-from service.contract.report import Report
-from service.contract.result import Result
 from tests.support.pipeline_jobs import LABELS, WORDS, Deployment, write_rows
 
 UNSUPERVISED = {"supervision": "none"}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.contract.answers.report import Report
+from service.contract.answers.result import Result
 from service.contract.options import DropReason
-from service.contract.report import Report
-from service.contract.result import Result
 from service.reports.html import render
 from tests.support import checkpoints
 from tests.support.chat_templates import USABLE, add_chat_template

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from service.contract.answers.result import Export, ExportedFile
 from service.contract.options import K_QUANTS, Format, GgufType
-from service.contract.result import Export, ExportedFile
 from service.exports.gguf import architecture
 from service.storage.artifact_names import MODEL
 from worker.exports.gguf import check as gguf_check

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from service.contract.answers.result import Export, ExportedFile
 from service.contract.errors import ExportFailed
 from service.contract.options import Format
-from service.contract.result import Export, ExportedFile
 from service.sources.model_files import CONFIG, SINGLE
 from worker.exports.mlx import check as mlx_check
 from worker.exports.questions import questions_of

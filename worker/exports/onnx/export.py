@@ -5,9 +5,9 @@ import math
 import shutil
 from pathlib import Path
 
+from service.contract.answers.result import Export, ExportedFile
 from service.contract.errors import ExportFailed
 from service.contract.options import Format
-from service.contract.result import Export, ExportedFile
 from service.sources.model_files import CONFIG
 from worker.checkpoints.verification import TOLERANCE
 from worker.exports.onnx.files import OnnxFiles, write_files

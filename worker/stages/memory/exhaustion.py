@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from service.contract.answers.job import Stage
 from service.contract.errors import OutOfMemory
-from service.contract.job import Stage
 
 # What torch says in a RuntimeError where the memory of a CPU is exhausted.
 CPU_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory")

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from service.contract.resources import MeasuredScores, ScoreKind
+from service.contract.answers.resources import MeasuredScores, ScoreKind
 from service.sources.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
 from worker.data.examples import Example

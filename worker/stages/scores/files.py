@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from service.contract.resources import ScoreKind
+from service.contract.answers.resources import ScoreKind
 from service.sources.safetensors_header import read_header
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers

@@ -7,8 +7,8 @@ A measurement that the job's tenant has stored, or that an earlier run of the sh
 from collections.abc import Sequence
 from functools import partial
 
+from service.contract.answers.job import Stage
 from service.contract.errors import blaming_task
-from service.contract.job import Stage
 from service.contract.method import check_shards
 from worker.slimming.scoring import partial_sums
 from worker.slimming.scoring.second_moments import Moments

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api.routes import events
+from service.contract.answers.job import Event, Progress, Stage
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import Event, Progress, Stage
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.app import create_app
+from service.contract.answers.job import Job, JobStatus
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import Job, JobStatus
 from service.infrastructure.redis_keys import job_key
 from service.jobs.store import JobStore
 from service.settings import Settings

@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.openapi.response_examples import REPORT
-from service.contract.catalog import Plan
-from service.contract.report import Report, StageTiming
+from service.contract.answers.catalog import Plan
+from service.contract.answers.report import Report, StageTiming
 from service.contract.request import JobRequest
 from service.planning.time_estimate import Durations
 from service.sources.access import Access

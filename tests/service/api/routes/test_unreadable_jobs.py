@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 from rq.executions import Execution
 
+from service.contract.answers.job import JobStatus
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import JobStatus
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN, index_key, job_key
 from service.jobs.rq_jobs import RqJob, rq_job_id

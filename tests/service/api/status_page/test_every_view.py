@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from service.contract.answers.job import Progress, Stage
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import Progress, Stage
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage
 from service.tenants.api_keys import ApiKeys

@@ -6,7 +6,7 @@ import re
 from fastapi.testclient import TestClient
 
 from service.api.routes.status_page import DIRECTORY
-from service.contract.job import Stage
+from service.contract.answers.job import Stage
 from service.storage.row_formats import FORMATS
 
 

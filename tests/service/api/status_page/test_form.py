@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from service.api.openapi.response_examples import REPORT
 from service.cli.__main__ import app
 from service.cli.commands import slim
+from service.contract.answers.job import Stage
+from service.contract.answers.report import Report, StageTiming
 from service.contract.fields import groups
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import Stage
 from service.contract.method import Method
-from service.contract.report import Report, StageTiming
 from service.contract.request import JobRequest
 from service.jobs.store import JobStore
 from service.planning.time_estimate import Durations

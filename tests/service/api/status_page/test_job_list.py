@@ -1,7 +1,7 @@
 """The list of jobs in a real browser."""
 
+from service.contract.answers.job import JobError, Progress, Stage
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import JobError, Progress, Stage
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage
 from tests.support.browser import Tab

@@ -1,9 +1,9 @@
 """The page of a job in a real browser."""
 
+from service.contract.answers.job import JobError, Progress, Stage
+from service.contract.answers.report import Report
+from service.contract.answers.result import CurvePoint, Estimate
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.job import JobError, Progress, Stage
-from service.contract.report import Report
-from service.contract.result import CurvePoint, Estimate
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage
 from tests.support import http

@@ -10,10 +10,10 @@ import pytest
 
 from service.cli.serving.questions import MAX_BIAS, question
 from service.cli.serving.servers import SERVERS
+from service.contract.answers.report import Report
+from service.contract.answers.task_file import ShippedTask, TaskFile
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.task_file import ShippedTask, TaskFile
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from service.contract.answers.job import Stage
 from service.contract.errors import OutOfMemory
-from service.contract.job import Stage
 from tests.support.pipeline_jobs import Deployment, Recorder
 
 METHOD = {"repair": "least_squares"}

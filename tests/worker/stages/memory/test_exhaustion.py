@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from service.contract.answers.job import Stage
 from service.contract.errors import OutOfMemory
-from service.contract.job import Stage
 from worker.stages.memory.exhaustion import naming_exhaustion
 
 HUGE = 2**50  # bytes

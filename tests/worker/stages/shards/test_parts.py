@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from service.contract.job import Stage
+from service.contract.answers.job import Stage
 from service.jobs.record import JobRecord, new_record
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, shards_prefix

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from service.contract.answers.job import JobError, JobStatus
 from service.contract.fields import Name, Schema, Tags, Uri
-from service.contract.job import JobError, JobStatus
 from service.contract.method import Method
 from service.contract.request import WebhookEvent
 from service.contract.task import ModelSource

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from service.contract.answers.job import Stage
+from service.contract.answers.result import DenseSlim, Result, Widths
 from service.contract.fields import Name, Schema
-from service.contract.job import Stage
 from service.contract.options import DropReason, Format, Unit
 from service.contract.request import JobRequest
-from service.contract.result import DenseSlim, Result, Widths
 
 
 class StageTiming(Schema):

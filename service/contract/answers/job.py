@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from service.contract.answers.result import CurvePoint, Result
 from service.contract.fields import Schema, Tags
 from service.contract.request import JobRequest
-from service.contract.result import CurvePoint, Result
 
 
 class JobStatus(StrEnum):

@@ -4,10 +4,10 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from service.contract.answers.result import Estimate
 from service.contract.fields import Schema, Tags
 from service.contract.options import Layout, Repair, Supervision, TaskMetric, Unit
 from service.contract.recovery import RecoveryMethod
-from service.contract.result import Estimate
 from service.contract.task import ModelSource
 
 

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from service.contract.answers.report import Dequantised, Runtime
+from service.contract.answers.result import Widths
 from service.contract.criteria import Criterion
 from service.contract.fields import Name, Schema
 from service.contract.options import Precision, Repair, TaskKind, Unit
-from service.contract.report import Dequantised, Runtime
-from service.contract.result import Widths
 
 
 class TimeEstimate(Schema):

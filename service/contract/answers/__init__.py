@@ -1,0 +1,1 @@
+"""What the service answers: jobs, results, reports, listings and the files of a job."""
