@@ -16,6 +16,7 @@ from service.planning.removal import count_parameters
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_tensors, unit_tensors_of
 from service.sources.safetensors_header import BYTES
+from service.tensors.names import EXPERT_NEURONS, StackNames, UnitTensors
 
 FREE_SHARE = 0.5  # as `worker.slimming.free_memory` has it
 GIB = 2**30
@@ -149,15 +150,28 @@ def portions(sizes: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def _consumers(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Consumer]:
-    """The consumers of the units that the request removes, layer by layer."""
+    """The consumers of the units that the request removes, layer by layer.
+
+    The neurons of experts are scored without second moments, and their experts are fitted one by one.
+    """
+    units = [unit for unit in READ_BY_LINEAR if unit in request.method.units]
     for stack in checkpoint.names.stacks:
         found = list[Consumer]()
-        for unit in [unit for unit in READ_BY_LINEAR if unit in request.method.units]:
-            first = next((row for row in stack.unit_tensors if row.unit is unit), None)
+        for row in _first_of_parts(stack, units):
             for layer, path, tensor in layer_tensors(checkpoint, stack):
-                if first is not None and first in unit_tensors_of(stack, path, tensor, [unit]):
-                    found.append(Consumer((stack.name, layer), tensor.shape[first.dim], tensor.shape[1 - first.dim]))
+                if row in unit_tensors_of(stack, path, tensor, [row.unit]):
+                    found.append(Consumer((stack.name, layer), tensor.shape[row.dim], tensor.shape[1 - row.dim]))
         yield from sorted(found, key=lambda consumer: consumer.layer[1])
+
+
+def _first_of_parts(stack: StackNames, units: Sequence[Unit]) -> list[UnitTensors]:
+    """The tensors that read the units, those of experts aside: the first of each part of a unit."""
+    first: dict[tuple[Unit, str], UnitTensors] = {}
+    for unit in units:
+        for row in stack.unit_tensors:
+            if row.unit is unit and row.part != EXPERT_NEURONS:
+                first.setdefault((unit, row.part), row)
+    return list(first.values())
 
 
 def _kept_per_token(request: JobRequest, checkpoint: Checkpoint) -> int:

@@ -37,17 +37,17 @@ def ffn_width(checkpoint: Checkpoint, stack: StackNames, part: str) -> int:
     layers differ."""
     blocks = _number(checkpoint, checkpoint.names.shared_experts, stack) if part == SHARED_NEURONS else 1
     widths = _widths(checkpoint, stack, part)
-    if len(widths) != 1 or max(widths) > MAX_UNITS or max(widths) % blocks:
+    if len(widths) != 1 or not 0 < max(widths) <= MAX_UNITS or max(widths) % blocks:
         message = f"the layers of the {stack.name} do not have one width of at most {MAX_UNITS}"
         raise InvalidModel(message, param="model.uri")
     return widths.pop() // blocks
 
 
 def _widths(checkpoint: Checkpoint, stack: StackNames, part: str) -> set[int]:
-    """The numbers of neurons of a part in the layers of a stack."""
+    """The numbers of neurons of a part in the layers of a stack; 0 where a tensor has too few dimensions."""
     row = next(row for row in stack.unit_tensors if row.unit is Unit.ffn and row.part == part)
-    tensors = layer_tensors(checkpoint, stack)
-    return {tensor.shape[row.dim] for _, path, tensor in tensors if matches(row.pattern, path)}
+    shapes = [tensor.shape for _, path, tensor in layer_tensors(checkpoint, stack) if matches(row.pattern, path)]
+    return {shape[row.dim] if row.dim < len(shape) else 0 for shape in shapes}
 
 
 def ffn_widths(checkpoint: Checkpoint) -> list[int]:

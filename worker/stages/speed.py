@@ -6,8 +6,10 @@ model in memory. A fixed computation, timed beside each of them, shows whether t
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import torch
 
 from service.contract.answers.result import GenerationSpeed, Latency
@@ -17,10 +19,12 @@ from worker.evaluation import generation_speed
 from worker.evaluation.generation_speed import GenerationRuns, median_prompt, num_new_tokens
 from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile
 from worker.stages.context import JobContext
+from worker.stages.memory.exhaustion import is_exhaustion
 from worker.stages.task_model import TaskModel
 
 WRITING = ("causal", "encoder_decoder")  # kinds of models that write texts
 REFERENCE_SIZE, REFERENCE_RUNS = 512, 9
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,44 @@ class Speed:
 
 
 def measure_dense(context: JobContext, task_model: TaskModel) -> ModelSpeed:
-    """The speed of the dense model."""
+    """The speed of the dense model. Batch sizes that there is no memory for are left out, but for the first."""
     return _measure(context, task_model, None)
 
 
 def measure_slim(context: JobContext, task_model: TaskModel, dense: ModelSpeed) -> Speed:
-    """The speed of both models; the slim one reads as many tokens as the dense one."""
-    slim = _measure(context, task_model, dense.generation.prompt_tokens if dense.generation else None)
+    """The speed of both models; the slim one reads as many tokens as the dense one, in the same batch sizes."""
+    slim = _measure(context, task_model, dense)
     return Speed(dense, slim, str(task_model.loaded.model.device))
 
 
-def _measure(context: JobContext, task_model: TaskModel, prompt_tokens: int | None) -> ModelSpeed:
+def _measure(context: JobContext, task_model: TaskModel, dense: ModelSpeed | None) -> ModelSpeed:
     """The first batch size is that of a target of latency, where there is one."""
     bound, most = context.job.request.target.latency_ms, task_model.wording.max_tokens
-    tokens = bound.tokens if bound else min(TOKENS, most or TOKENS)
-    rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
-    model, examples = task_model.loaded.model, task_model.evaluation.examples
+    tokens = bound.tokens if bound else min(TOKENS, most or TOKENS, context.settings.tokens_per_batch)
+    sizes = list(dict.fromkeys([bound.batch, *SIZES] if bound else SIZES))
+    if dense is not None:
+        tokens, sizes = dense.passes[0].tokens, [each.batch for each in dense.passes]
+    prompt_tokens = dense.generation.prompt_tokens if dense and dense.generation else None
     return ModelSpeed(
-        passes=profile(model, examples, task_model.padding, tokens, list(rows)),
+        passes=_passes(context, task_model, tokens, sizes),
         generation=_generation(task_model, prompt_tokens),
-        reference_seconds=_reference_seconds(model.device),
+        reference_seconds=_reference_seconds(task_model.loaded.model.device),
     )
+
+
+def _passes(context: JobContext, task_model: TaskModel, tokens: int, sizes: Sequence[int]) -> list[PassProfile]:
+    """The profile of a pass for each batch size, up to the first that there is no memory for."""
+    found: list[PassProfile] = []
+    for size in sizes:
+        try:
+            examples = task_model.evaluation.examples
+            found += profile(task_model.loaded.model, examples, task_model.padding, tokens, [size])
+        except (MemoryError, OSError, RuntimeError) as error:
+            if not found or not is_exhaustion(error):
+                raise
+            log.warning("out of memory: this batch size is not timed", job_id=context.job.id, batch=size)
+            break
+    return found
 
 
 def _generation(task_model: TaskModel, prompt_tokens: int | None) -> GenerationRuns | None:

@@ -137,5 +137,5 @@ def test_digest_changes_with_the_files_of_model_and_adapter(jobs: ScoringJobs) -
 
 def test_digest_changes_with_the_versions_of_packages(jobs: ScoringJobs, monkeypatch: pytest.MonkeyPatch) -> None:
     before = jobs.digest(jobs.request())
-    monkeypatch.setattr("worker.data.provenance.version", lambda package: f"{package} of another time")
+    monkeypatch.setattr("worker.data.provenance._version", lambda package: f"{package} of another time")
     assert jobs.digest(jobs.request()) != before
