@@ -34,7 +34,7 @@ def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[str]:
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
         f"-volume.port={volume}",
-        "-volume.max=20",
+        "-volume.max=1000",  # each bucket takes up to seven of them
         f"-filer.port={filer}",
         "-s3",
         f"-s3.port={api}",
