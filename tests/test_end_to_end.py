@@ -165,6 +165,7 @@ def test_failed_job_has_an_error_code_and_leaves_no_files(
     assert not [key for key, _ in storage.list("") if submitted.id in key]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_job_reads_from_writes_to_and_pushes_to_an_object_store(
     settings: Settings, dense: Path, tmp_path: Path

@@ -113,6 +113,7 @@ def test_running_job_is_cancelled(settings: Settings, storage: Storage, job: Job
     assert (last.type, last.data) == ("status", {"status": "cancelled"})
 
 
+@pytest.mark.slow
 def test_stopped_worker_hands_its_job_back(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with worker(settings) as first:
         wait_until(is_attributing(settings, job))
@@ -125,6 +126,7 @@ def test_stopped_worker_hands_its_job_back(settings: Settings, storage: Storage,
     check_succeeded_once(settings, storage, job, attempt=2)
 
 
+@pytest.mark.slow
 def test_job_survives_a_restart_of_redis(settings: Settings, storage: Storage, model: Path) -> None:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:  # short: the socket keeps its path
         with embedded_redis(Path(directory)) as url:

@@ -53,6 +53,7 @@ def run_script(directory: Path, variables: Mapping[str, str]) -> subprocess.Comp
     return subprocess.run(command, cwd=directory, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_script_downloads_a_model_that_keeps_enough(deployment: Mapping[str, str], tmp_path: Path) -> None:
     """A model with random weights keeps about all of the little that it knows."""
     run = run_script(tmp_path, {**deployment, "FLOOR": "0"})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from service.infrastructure.supervisor import SupervisedProcess, supervise
 from tests.support import http
@@ -58,6 +59,7 @@ def is_worker(command: list[str]) -> bool:
     return command[1:] == ["-m", "worker"]
 
 
+@pytest.mark.slow
 def test_dead_worker_is_restarted_and_jobs_survive(tmp_path: Path) -> None:
     port = free_port()
     jobs = f"http://127.0.0.1:{port}/jobs"
