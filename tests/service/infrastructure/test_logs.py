@@ -24,6 +24,24 @@ logging.getLogger("httpx").info("GET /?sig=secret")
 """
 
 
+OF_LIBRARIES = """
+import logging
+from service.infrastructure.logs import configure, take_over_loggers
+configure("worker")
+import torch, transformers
+take_over_loggers()
+logging.getLogger("torch.utils._pytree").warning("of torch")
+transformers.utils.logging.get_logger("transformers.models").warning("of transformers")
+"""
+
+
+def test_libraries_with_handlers_of_their_own_write_json_once() -> None:
+    pytest.importorskip("torch", reason="the worker is not installed")
+    done = subprocess.run([sys.executable, "-c", OF_LIBRARIES], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["of torch", "of transformers"]
+    assert done.stderr == ""
+
+
 def test_log_line_is_json_with_its_context() -> None:
     done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=True)
     stage, bug, foreign = (json.loads(line) for line in done.stdout.splitlines())
