@@ -37,10 +37,7 @@ def check_model(request: JobRequest, access: Access) -> ModelDirectory:
     ForbiddenPath, and what `check_config` raises.
     """
     source, model = request.model, ModelDirectory.of(request.model, access)
-    _check_uri(source.uri, "model.uri", access)
-    if source.adapter_uri is not None:
-        _check_uri(source.adapter_uri, "model.adapter_uri", access)
-        model.adapter  # noqa: B018 - raises InvalidModel unless it is a LoRA adapter
+    _check_uris(source, model, access)
     if not model.is_on_hub:
         _check_names(source.uri, model.names)
         if CONFIG in model.names:
@@ -93,10 +90,7 @@ def check_writers(request: JobRequest, access: Access) -> None:
 
 def _check_writer(source: ModelSource, access: Access) -> None:
     model = ModelDirectory.of(source, access)
-    _check_uri(source.uri, "model.uri", access)
-    if source.adapter_uri is not None:
-        _check_uri(source.adapter_uri, "model.adapter_uri", access)
-        model.adapter  # noqa: B018 - raises InvalidModel unless it is a LoRA adapter
+    _check_uris(source, model, access)
     if model.is_on_hub:
         return
     _check_names(source.uri, model.names)
@@ -168,6 +162,13 @@ def _check_row_classes(task: TaskWording, labelled: TaskWording) -> None:
         rows = inline_rows(source, labelled) if source is not None else None
         if rows is not None and needs_answers(task, param, have_answers(rows, task)):
             check_classes(rows, labelled)
+
+
+def _check_uris(source: ModelSource, model: ModelDirectory, access: Access) -> None:
+    _check_uri(source.uri, "model.uri", access)
+    if source.adapter_uri is not None:
+        _check_uri(source.adapter_uri, "model.adapter_uri", access)
+        model.check_adapter()
 
 
 def _check_uri(uri: str, param: str, access: Access) -> None:

@@ -123,6 +123,10 @@ class ModelDirectory:
             return self._has(CONFIG) and (self._has(SINGLE) or self._has(INDEX))
         return any(name.endswith(".safetensors") for name in self.names)
 
+    def check_adapter(self) -> None:
+        """Raise InvalidModel for an adapter that is no LoRA adapter; one on a hub is left to the worker."""
+        _ = self.adapter
+
     def check_sentence_encoder(self) -> None:
         """Raise InvalidModel for an encoder without a head whose embeddings the worker does not compute."""
         if self.family.kind == "encoder":

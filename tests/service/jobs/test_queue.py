@@ -7,18 +7,11 @@ from redis import Redis
 from rq.callbacks import Callback
 from rq.executions import Execution
 
-from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
 from service.jobs.rq_jobs import QUEUE, RqJob, rq_job_id
 from service.jobs.store import JobStore
-from service.settings import Settings
 from tests.support.contract_examples import REQUEST
-
-
-@pytest.fixture
-def queue(settings: Settings) -> JobQueue:
-    return JobQueue(connect(settings.redis_url, decode=False))
 
 
 @pytest.fixture

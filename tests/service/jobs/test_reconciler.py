@@ -14,7 +14,6 @@ from structlog.contextvars import merge_contextvars
 
 from service.contract.answers.job import JobStatus
 from service.contract.answers.resources import Manifest
-from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN, job_key, open_member
 from service.jobs.leases import Lease, LeaseLost
 from service.jobs.queue import JobQueue
@@ -30,16 +29,6 @@ from tests.support.s3_server import credentials
 from tests.support.waiting import wait_until
 
 Look = Callable[[], JobRecord]
-
-
-@pytest.fixture
-def job_store(redis: Redis, settings: Settings) -> JobStore:
-    return JobStore(redis, lease_seconds=settings.lease_seconds)
-
-
-@pytest.fixture
-def queue(settings: Settings) -> JobQueue:
-    return JobQueue(connect(settings.redis_url, decode=False))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from rq.job import Job
 from rq.job import JobStatus as RqStatus
 
 from service.contract.answers.job import JobStatus, Stage
-from service.infrastructure.redis_client import connect
 from service.jobs.leases import LeaseLost
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import Reconciler
@@ -25,16 +24,6 @@ from tests.support.contract_examples import REQUEST, make_checks_due
 
 DONE = ShardProgress(fraction=0.5, done=True)
 IN_SHARDS = REQUEST.model_copy(update={"method": REQUEST.method.model_copy(update={"shards": 3})})
-
-
-@pytest.fixture
-def job_store(redis: Redis, settings: Settings) -> JobStore:
-    return JobStore(redis, lease_seconds=settings.lease_seconds)
-
-
-@pytest.fixture
-def queue(settings: Settings) -> JobQueue:
-    return JobQueue(connect(settings.redis_url, decode=False))
 
 
 @pytest.fixture
