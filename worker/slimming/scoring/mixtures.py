@@ -21,7 +21,7 @@ from worker.slimming.scoring.criteria import CRITERIA, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.general_rows import Proportions
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.scoring.second_moments import Moments, portions
+from worker.slimming.scoring.second_moments import Moments, added, portions
 from worker.slimming.units import Group, Scores, Site, locate
 
 Measured = Mapping[Site, Statistics]
@@ -96,35 +96,7 @@ def mixed(task: Statistics, general: Statistics, found: Proportions, weight: flo
 def mixed_moments(task: Moments, general: Moments, found: Proportions, weight: float) -> Moments:
     """The moments of a mixture, whose origin is that of the task."""
     own, other = 1 - weight, weight * found.tokens
-    shifted = shifted_to(general, task.origin_C)
-    gram_CC = effect_OO = None
-    if task.gram_CC is not None and shifted.gram_CC is not None:
-        gram_CC = own * task.gram_CC + other * shifted.gram_CC
-    if task.effect_OO is not None and general.effect_OO is not None:
-        effect_OO = own * task.effect_OO + weight * found.effects * general.effect_OO
-    return Moments(
-        centred=task.centred,
-        num_tokens=task.num_tokens + general.num_tokens,
-        weight=own * task.weight + other * shifted.weight,
-        origin_C=task.origin_C,
-        sum_C=own * task.sum_C + other * shifted.sum_C,
-        gram_CC=gram_CC,
-        effect_OO=effect_OO,
-        weights_N=[*(own * each_N for each_N in task.weights_N), *(other * each_N for each_N in general.weights_N)],
-    )
-
-
-def shifted_to(moments: Moments, origin_C: Tensor) -> Moments:
-    """The moments as sums of deviations from another origin: h - o' = (h - o) + (o - o')."""
-    step_C = (moments.origin_C - origin_C).double()
-    if not step_C.any():
-        return moments
-    sum_C = moments.sum_C + moments.weight * step_C
-    gram_CC = moments.gram_CC
-    if gram_CC is not None:
-        more_CC = moments.sum_C.outer(step_C) + step_C.outer(moments.sum_C) + moments.weight * step_C.outer(step_C)
-        gram_CC = gram_CC + more_CC.to(gram_CC)
-    return replace(moments, origin_C=origin_C, sum_C=sum_C, gram_CC=gram_CC)
+    return added([task.times(own, own), general.times(other, weight * found.effects)])
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,17 @@ class Moments:
             gram_CC = moved_CC.float()
         return replace(self, origin_C=origin_C, sum_C=self.sum_C + self.weight * shift_C, gram_CC=gram_CC)
 
+    def times(self, tokens: float, effects: float) -> "Moments":
+        """The moments with the weight of every token and the products of gradients times these factors."""
+        return replace(
+            self,
+            weight=tokens * self.weight,
+            sum_C=tokens * self.sum_C,
+            gram_CC=None if self.gram_CC is None else tokens * self.gram_CC,
+            effect_OO=None if self.effect_OO is None else effects * self.effect_OO,
+            weights_N=[tokens * weight_N for weight_N in self.weights_N],
+        )
+
     def add(self, activation_NC: Tensor, weight_N: Tensor | None = None) -> None:
         """Add the tokens of a batch, each with weight 1 unless weights are given."""
         activation_NC = activation_NC.float()
