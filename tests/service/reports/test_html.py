@@ -17,10 +17,20 @@ from service.contract.answers.report import (
     Report,
     ReportWarning,
     StageTiming,
+    Synthesised,
     Throughput,
+    Written,
 )
-from service.contract.answers.result import DenseSlim, Estimate, JobMetrics, MetricsPair, Result
-from service.contract.options import Unit
+from service.contract.answers.result import (
+    DenseSlim,
+    Estimate,
+    JobMetrics,
+    MetricsPair,
+    RationaleTraining,
+    Result,
+    StoppedBy,
+)
+from service.contract.options import DropReason, Unit
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.reports.charts import loss_curve
@@ -362,6 +372,26 @@ def test_recovery_is_shown_with_the_three_models_and_its_losses() -> None:
         assert text in page
     assert "Recovery" not in render(report())
     assert loss_curve(None) is None
+
+
+def test_written_rows_and_rationales_are_counted_by_what_became_of_them() -> None:
+    rows = Written(written=9, kept=5, dropped={DropReason.inconsistent: 3, DropReason.only_answer: 1})
+    rationales = Written(written=7, kept=7)
+    found = Synthesised(writer=EVIL, chat=True, given=24, rows=rows, labels={"pos": 4, "neg": 1}, rationales=rationales)
+    page = render(report(synthesis={"sst2": found}))
+    assert "inconsistent: 3, only answer: 1" in page
+    assert "pos: 4, neg: 1" in page
+    assert "sst2: rationales" in page
+    assert EVIL not in page
+
+
+def test_the_stage_on_rationales_is_told() -> None:
+    stage = RationaleTraining(
+        losses=[], steps=4, best_step=4, stopped_by=StoppedBy.steps, seconds=1, train_rows=12, held_out_rows=3
+    )
+    trained = recovery().model_copy(update={"rationales": stage})
+    page = render(report(result=result().model_copy(update={"recovery": trained})))
+    assert "trained on 12 rationales for 4 of these steps" in page
 
 
 def test_accuracies_have_intervals_and_controls_are_compared_with_the_job() -> None:
