@@ -1,6 +1,6 @@
 import pytest
-from service.infrastructure.redis_client import connect
 
+from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.settings import Settings
 
