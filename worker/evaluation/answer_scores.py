@@ -4,6 +4,7 @@ Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
+from worker.slimming.architectures import architecture_of
+from worker.slimming.repair.layer_runner import layers_returning
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
+from worker.slimming.units import layers_of
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,21 @@ def concatenated(parts: Sequence[AnswerScores]) -> AnswerScores:
     )
 
 
-def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callable[[int], None]) -> AnswerScores:
+def score(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    on_examples: Callable[[int], None],
+    states: Sequence[Tensor] | None = None,
+) -> AnswerScores:
     """The scores of every example's candidates. `on_examples` is called after each batch with the number done.
 
-    Raises InvalidModel where an output of the model is not finite.
+    `states` are the hidden states behind the last layer of a model with one stack (B, T, D), batch by batch, where they
+    are known: then the layers are not computed. Raises InvalidModel where an output of the model is not finite.
     """
     done, parts = 0, []
-    for batch in batches:
-        with torch.inference_mode():
+    for number, batch in enumerate(batches):
+        known = nullcontext() if states is None else _behind_layers(model, states[number])
+        with torch.inference_mode(), known:
             score_M = token_scores(model, batch.to(model.device))
             score_EL = candidate_scores(score_M.double().cpu(), batch)
         words_R = torch.bincount(batch.example_Q, minlength=batch.num_examples) if batch.is_tagged else None
@@ -75,3 +86,8 @@ def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callabl
     if not whole.score_EL.isfinite().all():
         raise InvalidModel("the model's outputs are not finite numbers", param="model.uri")
     return whole.of_rows(torch.cat([batch.index_E for batch in batches]).argsort().tolist())
+
+
+def _behind_layers(model: PreTrainedModel, states_BTD: Tensor) -> AbstractContextManager[None]:
+    [stack] = architecture_of(model).stacks
+    return layers_returning(layers_of(model, stack), states_BTD.to(model.device))

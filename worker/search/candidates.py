@@ -16,6 +16,8 @@ from worker.checkpoints.dtypes import fixed_parameters
 from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
 from worker.slimming.repair.bias import add_zero_biases
+from worker.slimming.repair.dense_layers import DenseLayers
+from worker.slimming.repair.inputs import OnStates, ignore_states
 from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
@@ -65,6 +67,7 @@ class Candidates:
         self._context, self._task_model, self._path, self._on_progress = context, task_model, path, on_progress
         self._add_biases()
         self.groups = locate_groups(context, task_model)
+        self._dense_layers = DenseLayers()  # of the repairs of all candidates
         self._merge: ExpertMerge | None = None
         if context.job.request.method.merge is Merge.uncurl:
             self._merge = ExpertMerge(context, task_model, self.groups, path.at(0.0), on_progress)
@@ -117,14 +120,15 @@ class Candidates:
             return "the units of this model cannot be removed one by one: choose other units"
         return f"the least that can be removed is a ratio of {self.at(least).ratio:.3g}"
 
-    def slim_copy(self, candidate: Candidate) -> TaskModel:
+    def slim_copy(self, candidate: Candidate, on_states: OnStates = ignore_states) -> TaskModel:
         """A copy of the model, repaired and cut to the candidate.
 
-        Raises InvalidRequest where the family does not support the repair.
+        `on_states` is called with its hidden states behind the last layer on the calibration batches, where the repair
+        has computed them. Raises InvalidRequest where the family does not support the repair.
         """
         loaded = self._task_model.loaded
         copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
-        self._repair(copy, candidate.kept)
+        self._repair(copy, candidate.kept, on_states if self._merge is None else ignore_states)
         self.merge(copy, candidate.kept)
         return cut_task_model(self._context, copy, candidate.kept, self._context.job.request.output.layout)
 
@@ -151,9 +155,11 @@ class Candidates:
             with refusing_repairs():
                 add_zero_biases(self._task_model.loaded.model, self._task_model.architecture, all_units(groups))
 
-    def _repair(self, copy: TaskModel, kept: Kept) -> None:
-        if self._context.job.request.method.repair is not Repair.none:
-            repair_model(self._context, copy, kept, self._moments, lambda done, total: self._on_progress())
+    def _repair(self, copy: TaskModel, kept: Kept, on_states: OnStates) -> None:
+        if self._context.job.request.method.repair is Repair.none:
+            return
+        moments, dense = self._moments, self._dense_layers
+        repair_model(self._context, copy, kept, moments, lambda done, total: self._on_progress(), dense, on_states)
 
     @cached_property
     def _moments(self) -> Mapping[str, Moments] | None:

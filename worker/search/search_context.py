@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
+from worker.evaluation import answer_scores
 from worker.evaluation.answers import Answers
 from worker.evaluation.sequential import AnswerRows, SequentialTest, Verdict
 from worker.evaluation.task_metrics import FORMULAS
@@ -68,11 +72,22 @@ class SearchContext:
 
     def slim_copy(self, candidate: Candidate) -> SlimCopy:
         """The candidate as a cut model, recovered where the job asks for it, with label offsets of its own."""
-        cut = self.candidates.slim_copy(candidate)
+        states: list[Tensor] = []
+        cut = self.candidates.slim_copy(candidate, states.extend)
+        if self._have_offset_rows(cut, states):
+            scores = answer_scores.score(cut.loaded.model, cut.calibration.batches, self._on_batch, states)
+            return SlimCopy(cut, replace(cut, offset_L=fitted(Answers(scores))))
         if self.context.job.request.recovery is None:
             return SlimCopy(cut, self._judged(cut))
         recovered = recover(self.context, cut, [self.task_model], lambda: self.task_model.loaded.model, self._on_batch)
         return SlimCopy(cut, self._judged(replace(cut, loaded=recovered.loaded)), recovered)
+
+    def _have_offset_rows(self, cut: TaskModel, states: Sequence[Tensor]) -> bool:
+        """Whether the states are those of the rows of label offsets, in the model that is judged and in float32."""
+        request, rows = self.context.job.request, cut.offset_rows
+        is_judged = request.recovery is None and not request.output.quantise
+        is_same = rows is not None and rows.batches is self.task_model.calibration.batches
+        return is_judged and is_same and bool(states) and states[0].dtype is torch.float32
 
     def _judged(self, slim: TaskModel) -> TaskModel:
         """The model as it is judged: in the precision that the job asks for, with label offsets of its own."""

@@ -16,7 +16,8 @@ from worker.checkpoints.vocabularies import cut_vocabulary
 from worker.data import batching
 from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
-from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairInput
+from worker.slimming.repair.dense_layers import DenseLayers
+from worker.slimming.repair.inputs import CalibrationBatches, OnStates, Progress, RepairInput, ignore_states
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.finite import NotFinite
 from worker.slimming.scoring.second_moments import Moments
@@ -39,13 +40,23 @@ def repair_model(
     kept: Kept,
     moments: Mapping[str, Moments] | None,
     on_progress: Progress,
+    dense: DenseLayers | None = None,
+    on_states: OnStates = ignore_states,
 ) -> None:
     """Repair the whole model for a cut to `kept` on the calibration rows, by the job's method.
 
-    The weights are then rounded to the checkpoint's dtype, so that what is measured is what will be saved. Raises
-    InvalidRequest where the family does not support the repair.
+    `moments` and `dense` have what does not depend on `kept`, for several cuts of one model. The weights are then rounded
+    to the checkpoint's dtype, so that what is measured is what will be saved. Raises InvalidRequest where the family does
+    not support the repair.
     """
-    whole = replace(repair_input(context, task_model, kept), moments=moments, on_progress=on_progress)
+    whole = replace(
+        repair_input(context, task_model, kept),
+        moments=moments,
+        dense=dense,
+        on_progress=on_progress,
+        rounded_to=task_model.loaded.dtype,
+        on_states=on_states,
+    )
     with refusing_repairs():
         repair(whole, context.job.request.method.repair)
     round_weights(task_model.loaded.model, task_model.loaded.dtype)

@@ -4,16 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.repair.consumers import Consumer, consumers_of
+from worker.slimming.repair.dense_layers import DenseLayers
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 
 # Called as on_progress(done, total).
 Progress = Callable[[int, int], None]
+# Called with the hidden states of each batch.
+OnStates = Callable[[Sequence[Tensor]], None]
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -25,6 +29,10 @@ class CalibrationBatches(NamedTuple):
 
     batches: Sequence[Batch]
     objective: str
+
+
+def ignore_states(states: Sequence[Tensor]) -> None:
+    """The default of `on_states`."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,15 @@ class RepairInput:
     # Path of a consumer -> moments of its input in the dense model, from `measure_moments`. None: the repair measures
     # them in passes of its own over the rows.
     moments: Mapping[str, Moments] | None = None
+    # What the layers of the dense model write, for several repairs of the same model. None: each repair runs them.
+    dense: DenseLayers | None = None
     # Called with batches done and batches in all, over all passes, after each batch; may raise to end the repair.
     on_progress: Progress = ignore_progress
+    # Fitted weights are rounded to numbers that this dtype can hold, so that later fits see what will be saved.
+    rounded_to: torch.dtype | None = None
+    # Called with the hidden states behind the last layer of the repaired and cut model (B, T, D), batch by batch, by a
+    # repair that computes them for all batches.
+    on_states: OnStates = ignore_states
 
     @property
     def consumers(self) -> list[Consumer]:

@@ -64,6 +64,32 @@ def run_layer(layer: nn.Module, hidden_BTD: Tensor, call: LayerCall) -> Tensor:
 
 
 @contextmanager
+def layers_returning(layers: nn.ModuleList, states_BTD: Tensor) -> Iterator[None]:
+    """Within the context the last layer returns these hidden states, and only the first one is computed.
+
+    The output of the first layer tells in which form the layers of the class return their states.
+    """
+    outputs: list[Any] = []
+
+    def record(layer: nn.Module, args: Any, output: Any) -> Any:
+        outputs[:] = [(states_BTD, *output[1:]) if isinstance(output, tuple) else states_BTD]
+        return outputs[0] if layer is layers[-1] else None
+
+    def return_states(*args: Any, **kwargs: Any) -> Any:
+        return outputs[0]
+
+    handle = layers[0].register_forward_hook(record)
+    try:
+        for layer in list(layers)[1:]:
+            layer.forward = return_states
+        yield
+    finally:
+        handle.remove()
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+@contextmanager
 def _only_first_computed(layers: nn.ModuleList) -> Iterator[None]:
     """Within the context the layers after the first return the first one's output, the position bias that T5 computes
     there for all layers included; the last layer raises LastLayerCalled."""

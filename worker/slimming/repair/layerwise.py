@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
 from worker.slimming.free_memory import budget
+from worker.slimming.repair import dense_layers
 from worker.slimming.repair.consumers import Consumer, replace_kept_columns, replace_weight, weight_of
-from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
+from worker.slimming.repair.dense_layers import DenseLayers, Placement
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput, ignore_states
 from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
 from worker.slimming.repair.least_squares import first_passes, fit_first
@@ -34,7 +36,9 @@ def least_squares_layerwise(repair_input: RepairInput) -> None:
 
     Experts, and blocks whose output is multiplied with a gate of each token, keep the first fit.
     """
-    dense, (place, part) = copy_sharing_tensors(repair_input.model), _place_of_states(repair_input)
+    dense, layers = copy_sharing_tensors(repair_input.model), repair_input.dense or DenseLayers()
+    placement = layers.placed(lambda: _placement(repair_input, keeps_records=repair_input.dense is not None))
+    part = placement.part
     num_layers = sum(len(layers_of(repair_input.model, stack)) for stack in repair_input.architecture.stacks)
     passes = first_passes(repair_input)
     first = passes.num_batches
@@ -42,28 +46,35 @@ def least_squares_layerwise(repair_input: RepairInput) -> None:
     weights = fit_first(repair_input, passes, lambda done: repair_input.on_progress(done, total))
     weights = {path: weights_N[part] for path, weights_N in weights.items()}
     calibration = CalibrationBatches(repair_input.calibration.batches[part], repair_input.calibration.objective)
+    on_states = repair_input.on_states if part == slice(None) else ignore_states
     layerwise = LayerwiseFit(
-        replace(repair_input, calibration=calibration), dense, copy_sharing_tensors(repair_input.model), weights, place
+        replace(repair_input, calibration=calibration, on_states=on_states),
+        dense,
+        layers,
+        copy_sharing_tensors(repair_input.model),
+        weights,
+        placement.place,
     )
     layerwise.fit(lambda done: repair_input.on_progress(first + done, total))
 
 
-def _place_of_states(repair_input: RepairInput) -> tuple[torch.device, slice]:
-    """(where the hidden states are held between the layers, which of the batches are used).
+def _placement(repair_input: RepairInput, *, keeps_records: bool) -> Placement:
+    """Where the hidden states are held, which of the batches are used, and how much room is left for records.
 
     They are held on the model's device where they fit into its free memory, else on the host. Where they do not fit
     there either, an evenly spaced part of the batches is used, since these may be sorted by length.
     """
     device, host = next(repair_input.model.parameters()).device, torch.device("cpu")
     needed = state_bytes(repair_input)
-    if needed <= budget(device):
-        return device, slice(None)
-    step = max(1, -(-needed // max(1, budget(host))))
-    if step > 1:
-        count = len(repair_input.calibration.batches)
-        used = -(-count // step)
-        log.warning("no memory for the %d bytes of all hidden states: %d of %d batches are used", needed, used, count)
-    return host, slice(None, None, step)
+    for place in (device, host):
+        limit = budget(place)
+        if needed <= limit:
+            return Placement(place, slice(None), dense_layers.spare_bytes(limit, needed) if keeps_records else 0)
+    step = max(1, -(-needed // max(1, limit)))
+    count = len(repair_input.calibration.batches)
+    used = -(-count // step)
+    log.warning("no memory for the %d bytes of all hidden states: %d of %d batches are used", needed, used, count)
+    return Placement(host, slice(None, None, step), 0)
 
 
 def state_bytes(repair_input: RepairInput) -> int:
@@ -93,6 +104,7 @@ class LayerwiseFit:
 
     repair_input: RepairInput
     dense: nn.Module  # the model before any repair
+    layers: DenseLayers  # what it writes
     slim: nn.Module  # a copy of the repaired model, to be cut
     weights: Mapping[str, Sequence[Tensor]]  # path of a consumer -> weights of its tokens (N), batch by batch
     place: torch.device  # where the hidden states are held between the layers
@@ -108,15 +120,17 @@ class LayerwiseFit:
             for index, layer in enumerate(layers_of(self.dense, stack)):
                 own = [consumer for consumer in consumers if _is_fitted(consumer, stack, index)]
                 dense_pass = LayerPass(
-                    layer, index, stack, self.repair_input.model.config, self.repair_input.calibration, self.place
+                    layer, index, stack, self.repair_input.model.config, self.repair_input.calibration.batches, self.place
                 )
-                records = [record._replace(input_NC=None) for record in dense_pass.run(dense_inputs, own)]
+                before, records = dense_inputs, self.layers.records(dense_pass, dense_inputs, own)
                 dense_inputs = _next_inputs(dense_inputs, records)
                 if _stays(stack, index, self.repair_input.kept):
                     slim_pass = replace(dense_pass, layer=next(slim_layers))
-                    slim_inputs = self._fit_layer(slim_pass, own, slim_inputs, records)
+                    slim_inputs = self._fit_layer(slim_pass, own, slim_inputs, before, records)
                 done += len(self.repair_input.calibration.batches)
                 on_batches(done)
+        if not self._is_encoder_decoder:
+            self.repair_input.on_states([each.hidden_BTD for each in slim_inputs])
 
     @property
     def _is_encoder_decoder(self) -> bool:
@@ -127,15 +141,24 @@ class LayerwiseFit:
         slim_pass: LayerPass,
         consumers: Sequence[Consumer],
         inputs: list[LayerInput],
+        dense_inputs: Sequence[LayerInput],
         dense_records: Sequence[LayerRecord],
     ) -> list[LayerInput]:
-        """Fit the consumers of a cut layer in turn, there and in the model; returns the batches behind the layer."""
+        """Fit the consumers of a cut layer in turn, there and in the model; returns the batches behind the layer.
+
+        Where the first consumer is the first to add to the stream, the layer is run no further than to it.
+        """
         records: list[LayerRecord] = []
         for number, consumer in enumerate(consumers):
-            records = list(slim_pass.run(inputs, consumers[number:]))
-            module = slim_pass.module(consumer)
-            weights = self.weights[consumer.path]
-            fit = fit_to_stream(module, consumer, dense_records, records, weights, slim_pass.added_times)
+            references = dense_records
+            if number == 0 and len(consumers) > 1 and slim_pass.begins_with(consumers):
+                records = _at_stream(slim_pass.run_to(consumer, inputs), slim_pass.streams_in_front(inputs))
+                references = _at_stream(dense_records, slim_pass.streams_in_front(dense_inputs))
+            else:
+                records = list(slim_pass.run(inputs, consumers[number:]))
+            module, weights = slim_pass.module(consumer), self.weights[consumer.path]
+            fit = fit_to_stream(module, consumer, references, records, weights, slim_pass.added_times)
+            fit = fit.rounded(self.repair_input.rounded_to)
             replace_weight(module, consumer, *fit)
             replace_kept_columns(self.repair_input.model, consumer, *fit)
         if not consumers or not slim_pass.output_is_stream or not slim_pass.ends_with(consumers[-1]):
@@ -149,7 +172,7 @@ class LayerwiseFit:
         depend on weights.
         """
         batches = self.repair_input.calibration.batches
-        inputs = stack_inputs(self.dense, stack, batches)
+        inputs = self.layers.inputs(self.dense, stack, batches)
         if self._is_encoder_decoder:
             return inputs, stack_inputs(self.slim, stack, batches)
         stay = [
@@ -185,6 +208,11 @@ def _stays(stack: Stack, index: int, kept: Kept) -> bool:
     """Whether the cut model has the layer."""
     layer_K = kept.get(Site(stack.name, index, "layers"))
     return layer_K is None or layer_K.numel() > 0
+
+
+def _at_stream(records: Iterable[LayerRecord], streams: Iterable[Tensor]) -> list[LayerRecord]:
+    """The records with these residual streams in place of theirs."""
+    return [record._replace(stream_ND=stream_ND) for record, stream_ND in zip(records, streams, strict=True)]
 
 
 def _next_inputs(inputs: Sequence[LayerInput], records: Iterable[LayerRecord]) -> list[LayerInput]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from worker.slimming.repair import expert_fits, ridge
@@ -30,6 +31,12 @@ class Fit(NamedTuple):
 
     weight_OK: Tensor
     bias_O: Tensor | None
+
+    def rounded(self, dtype: torch.dtype | None) -> "Fit":
+        """The fit in numbers that the dtype can hold; as it is for None."""
+        if dtype is None:
+            return self
+        return Fit(self.weight_OK.to(dtype), None if self.bias_O is None else self.bias_O.to(dtype))
 
 
 def least_squares(repair_input: RepairInput) -> None:
@@ -109,7 +116,8 @@ def _fits(
     consumers = {consumer.path: consumer for consumer in repair_input.consumers}
     for moments in _moments(repair_input, parts, on_batches):
         for path, known in moments.items():
-            yield consumers[path], known.weights_N, fit(repair_input.model, consumers[path], known)
+            found = fit(repair_input.model, consumers[path], known)
+            yield consumers[path], known.weights_N, found.rounded(repair_input.rounded_to)
 
 
 def _moments(
@@ -141,10 +149,11 @@ def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:
     """
     gram_CC, mean_C, old_bias_O = moments.spread_CC, moments.mean_C, bias_of(model, consumer)
     kept_K = consumer.stays_C.nonzero().flatten().to(gram_CC.device)
-    weight_OC = weight_of(model, consumer).double()
-    gram_KK = gram_CC[kept_K][:, kept_K]
+    gone_R = (~consumer.stays_C).nonzero().flatten().to(gram_CC.device)
+    weight_OC, columns_CK = weight_of(model, consumer).double(), gram_CC[:, kept_K]
     strength = ridge.share(len(kept_K), moments.num_tokens, RIDGE)
-    fitted_OK = ridge.solve(gram_KK, weight_OC @ gram_CC[:, kept_K], weight_OC[:, kept_K], strength)
+    written_OK = weight_OC[:, gone_R] @ columns_CK[gone_R]  # what the columns that go write, against the inputs that stay
+    fitted_OK = weight_OC[:, kept_K] + ridge.change(columns_CK[kept_K], written_OK, strength)
     if old_bias_O is None:
         return Fit(fitted_OK, None)
     return Fit(fitted_OK, old_bias_O.double() + weight_OC @ mean_C - fitted_OK @ mean_C[kept_K])

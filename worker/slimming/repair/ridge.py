@@ -24,7 +24,22 @@ def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, strength: float) 
     G = E[h h^T], C = E[t h^T], P the prior, and r = `strength` times the mean of G's diagonal: directions that the rows
     do not determine stay at the prior instead of near zero.
     """
-    r = strength * float(gram_KK.diagonal().mean() or 1.0)  # inputs that are all zero determine no direction
-    identity_KK = torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
-    factor = torch.linalg.cholesky(gram_KK + r * identity_KK)
-    return torch.cholesky_solve((cross_OK + r * prior_OK).T, factor).T
+    r = strength * _scale(gram_KK)
+    return _divided(cross_OK + r * prior_OK, gram_KK, r)
+
+
+def change(gram_KK: Tensor, error_OK: Tensor, strength: float) -> Tensor:
+    """W - P of `solve`, from what the prior leaves: with E = E[(t - P h) h^T] = C - P G it is E (G + r I)^-1 (O, K)."""
+    return _divided(error_OK, gram_KK, strength * _scale(gram_KK))
+
+
+def _scale(gram_KK: Tensor) -> float:
+    """The mean of the diagonal; 1 for inputs that are all zero, which determine no direction."""
+    return float(gram_KK.diagonal().mean() or 1.0)
+
+
+def _divided(matrix_OK: Tensor, gram_KK: Tensor, r: float) -> Tensor:
+    """A (G + r I)^-1 (O, K)."""
+    ridged_KK = gram_KK.clone()
+    ridged_KK.diagonal().add_(r)
+    return torch.cholesky_solve(matrix_OK.T, torch.linalg.cholesky(ridged_KK)).T

@@ -47,25 +47,33 @@ def fit_to_stream(
 ) -> Fit:
     """Fit the consumer's `module` of a cut layer to the records of the dense layer.
 
-    The records in `slim` must begin with this consumer and go on with the later ones. `weights` has those of the tokens
-    of each batch (N). `added_times` is the factor m.
+    The records in `slim` must begin with this consumer and go on with the later ones, or have no outputs: then the
+    streams of both are those at this consumer. `weights` has those of the tokens of each batch (N). `added_times` is the
+    factor m.
     """
     prior_OK = (module.weight.T if consumer.transposed else module.weight).double()
     sums = RegressionSums.zeros(prior_OK, centred=module.bias is not None)
     for dense_record, slim_record, weight_N in zip(dense, slim, weights, strict=True):
-        error_NO = _stream_error(dense_record, slim_record, added_times)
-        target_NO = dense_record.outputs[consumer.path] + STREAM_SHARE * error_NO / added_times
+        target_NO, error_NO = dense_record.outputs[consumer.path], _stream_error(dense_record, slim_record, added_times)
+        if error_NO is not None:
+            target_NO = target_NO + STREAM_SHARE * error_NO / added_times
         assert slim_record.input_NC is not None
         sums.add(slim_record.input_NC.to(weight_N.device), target_NO.to(weight_N.device), weight_N)
     return sums.fit(prior_OK)
 
 
-def _stream_error(dense: LayerRecord, slim: LayerRecord, added_times: float) -> Tensor:
-    """x - x' at the first consumer of the `slim` record; zeros where the stream cannot be observed (N, D)."""
-    added_RND = torch.stack([dense.outputs[path].float() - output_ND for path, output_ND in slim.outputs.items()])
+def _stream_error(dense: LayerRecord, slim: LayerRecord, added_times: float) -> Tensor | None:
+    """x - x' at the first consumer of the `slim` record (N, D); None where the stream cannot be observed.
+
+    The streams are those behind the consumers of the `slim` record, or those at the first one if it has no outputs.
+    """
     if dense.stream_ND is None or slim.stream_ND is None:
-        return torch.zeros_like(added_RND[0])
-    return dense.stream_ND.float() - slim.stream_ND - added_times * added_RND.sum(0)
+        return None
+    error_ND = dense.stream_ND.float() - slim.stream_ND
+    if not slim.outputs:
+        return error_ND
+    added_RND = torch.stack([dense.outputs[path].float() - output_ND for path, output_ND in slim.outputs.items()])
+    return error_ND - added_times * added_RND.sum(0)
 
 
 @dataclass
