@@ -20,6 +20,10 @@ from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
 
 
+FILLED = 1 / 8  # of the tokens of a batch, which a device computes about as fast a token as a full one
+LONGER = 1.25
+
+
 @dataclass(frozen=True)
 class Padding:
     """How the batches of a model are padded, and the special tokens that its inputs need besides the prompt."""
@@ -91,7 +95,11 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Toke
 
 
 def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:
-    """Batches of all examples, the shortest first. Only a batch of one example exceeds `tokens_per_batch`."""
+    """Batches of all examples, the shortest first. Only a batch of one example exceeds `tokens_per_batch`.
+
+    A batch with a share of these tokens (`FILLED`) ends where the next row is much longer than its first one, so that
+    little of it is padding.
+    """
     order = sorted(range(len(examples)), key=lambda index: (_length(examples[index], padding), index))
     return [
         _collate([examples[index] for index in chunk], chunk, padding)
@@ -132,14 +140,16 @@ def _chunks(
     order: Iterable[int], examples: Sequence[Example], padding: Padding, tokens_per_batch: int
 ) -> Iterator[list[int]]:
     chunk: list[int] = []
-    rows = 0
+    rows = before = 0
     for index in order:  # lengths rise, so that the last example of a chunk is the longest
-        more = _num_rows(examples[index])
-        if chunk and (rows + more) * _length(examples[index], padding) > tokens_per_batch:
+        more, length = _num_rows(examples[index]), _length(examples[index], padding)
+        is_filled = rows * before >= FILLED * tokens_per_batch
+        is_longer = bool(chunk) and length > LONGER * _length(examples[chunk[0]], padding)
+        if chunk and ((rows + more) * length > tokens_per_batch or (is_filled and is_longer)):
             yield chunk
             chunk, rows = [], 0
         chunk.append(index)
-        rows += more
+        rows, before = rows + more, length
     if chunk:
         yield chunk
 

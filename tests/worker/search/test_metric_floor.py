@@ -1,19 +1,24 @@
 """Targets with a floor under the metric: the search, its steering rows and its errors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from service.contract.answers.job import Stage
 from service.contract.answers.report import Report
 from service.contract.errors import TargetUnreachable
 from tests.support.searches import KEEPING, run_job, save_nothing, search_job
 from worker.data.sampling import stratified_order
+from worker.evaluation.answers import Answers
+from worker.search import search_context
 from worker.search.candidates import Candidates
 from worker.search.chosen import SPLIT_SEED
 from worker.search.search import search
 from worker.search.search_context import SearchContext
+from worker.stages.task_model import TaskModel, answer_rows
 
 # A metric that falls steadily with the size, also of a random model.
 LIKELY = {"kind": "generation", "labels": None, "metric": "token_probability"}
@@ -141,3 +146,45 @@ def test_job_with_a_floor_reports_on_the_other_half_of_the_rows(tmp_path: Path) 
     assert report.confusion is not None
     assert sum(map(sum, report.confusion.slim)) == 40
     assert [timing.stage for timing in report.timings][4:6] == [Stage.search, Stage.evaluate_slim]
+
+
+def test_candidates_are_the_same_whichever_were_cut_before(tmp_path: Path) -> None:
+    """Their repairs share what the dense model writes."""
+    job = search_job(tmp_path, **KEEPING)
+    running, alone = (Candidates(job.context, job.task_model, job.path) for _ in range(2))
+    for ratio in (0.3, 0.6):
+        running.slim_copy(running.at(ratio))
+    found, expected = (each.slim_copy(each.at(0.45)).loaded.model.state_dict() for each in (running, alone))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "passes"),
+    [
+        ("llama", {}, 0),
+        ("bert", {}, 0),
+        ("t5", {}, 1),  # of two stacks, of which the second reads the first
+        ("llama", {"method": {"repair": "least_squares"}}, 1),  # computes no states behind the last layer
+        ("llama", {"output": {"round_to": 1, "quantise": ["int8"]}}, 1),  # the model that is judged is another one
+    ],
+    ids=["decoder", "encoder", "two stacks", "no states", "quantised"],
+)
+def test_label_offsets_take_no_pass_where_the_repair_knows_the_states(
+    family: str, fields: dict[str, Any], passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, asked = search_job(tmp_path, family, **KEEPING | fields), list[TaskModel]()
+    running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
+
+    def recorded(context: object, task_model: TaskModel, *args: Any, **kwargs: Any) -> Answers:
+        asked.append(task_model)
+        return answer_rows(job.context, task_model, *args, **kwargs)
+
+    monkeypatch.setattr(search_context, "answer_rows", recorded)
+    slim = running.slim_copy(running.candidates.at(0.5))
+    assert len(asked) == passes
+    expected = running.with_offsets(replace(slim.judged, offset_L=None)).offset_L
+    assert slim.judged.offset_L is not None
+    assert expected is not None
+    assert slim.judged.offset_L.abs().max() > 1e-3
+    torch.testing.assert_close(slim.judged.offset_L, expected, rtol=1e-3, atol=1e-4)
