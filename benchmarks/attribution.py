@@ -36,7 +36,7 @@ from transformers import PreTrainedModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench.inputs import smollm2_checkpoint
+from benchmarks.parts.quality.inputs import smollm2_checkpoint
 from service.settings import Settings
 from worker.checkpoints.loading import load_model
 from worker.slimming import selection

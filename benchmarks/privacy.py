@@ -7,8 +7,8 @@ per-layer widths, the default criterion and the default repair. It is calibrated
 would write with the embedding table of the base model, and judged on test rows as they are. Label offsets are fitted on
 the private rows too. In the series `labels` labels are made private with the smaller of the token's budget and 4; in
 the series `none` no label is sent, and the dense model's own answers to the private texts stand for them. The random
-numbers have a seed, so that a run can be repeated; the rows are public. Each measured point is written to privacy.json
-at once, and a later run measures the others.
+numbers have a seed, so that a run can be repeated; the rows are public. Each measured point is written to
+results/privacy.json at once, and a later run measures the others.
 """
 
 import argparse
@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 import torch
 
-from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.measure import TOKENS_PER_BATCH, Rows, answered, judge
+from benchmarks.parts.quality import inputs
+from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Rows, answered, judge
 from service.contract.task import ModelSource
 from service.privacy.columns import columns_of
 from service.privacy.mechanisms import MechanismName
@@ -53,7 +53,7 @@ from worker.slimming.selection import Rules
 from worker.slimming.units import locate
 from worker.stages.task_model import encode, worded
 
-RESULT = Path(__file__).with_name("privacy.json")
+RESULT = ROOT / "benchmarks" / "results" / "privacy.json"
 SHARED = ROOT.parent / "shared"
 CALIBRATION, EVALUATION, RATIO, SEED = 128, 200, 0.5, 0
 BUDGETS = (math.inf, 16, 1, 32, 8, 4)  # of a token; in the order of measuring, the most informative first

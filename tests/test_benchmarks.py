@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.quality_bench import figure, tables, training
-from benchmarks.quality_bench.cells import (
+from benchmarks.parts.quality import figure, tables, training
+from benchmarks.parts.quality.cells import (
     BASELINES,
     BEST_BASELINES,
     DRAWS,
@@ -37,12 +37,12 @@ from benchmarks.quality_bench.cells import (
     settings,
     slim,
 )
-from benchmarks.quality_bench.inputs import DEV_ROWS, SOURCES, divided
-from benchmarks.quality_bench.measure import SHARED, Bench
-from benchmarks.quality_bench.measurement import Measurement
-from benchmarks.quality_bench.shared_pass import score_together
-from benchmarks.quality_bench.store import Store, compressed
-from benchmarks.quality_bench.summary import KINDS, figures, half_width, kept, lead, row
+from benchmarks.parts.quality.inputs import DEV_ROWS, SOURCES, divided
+from benchmarks.parts.quality.measure import SHARED, Bench
+from benchmarks.parts.quality.measurement import Measurement
+from benchmarks.parts.quality.shared_pass import score_together
+from benchmarks.parts.quality.store import Store, compressed
+from benchmarks.parts.quality.summary import KINDS, figures, half_width, kept, lead, row
 from service.contract.answers.result import Estimate
 from service.contract.presets import resolve
 from service.contract.task import Task
@@ -63,7 +63,7 @@ from worker.slimming.units import locate
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared"
-MEASURED = ROOT / "benchmarks" / "quality.csv.gz"
+MEASURED = ROOT / "benchmarks" / "results" / "quality.csv.gz"
 BEST: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
 
 
