@@ -39,7 +39,7 @@ import psutil
 from benchmarks.parts.job.sampled_process import VARIABLE
 from benchmarks.parts.job.sampler import WORK
 from benchmarks.parts.quality.inputs import SOURCES, Source
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

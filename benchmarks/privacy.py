@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.parts.quality import inputs
 from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Rows, answered, judge
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.privacy.columns import columns_of
 from service.privacy.mechanisms import MechanismName
 from service.privacy.model_tokens import read_model_tokens

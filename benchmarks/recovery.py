@@ -29,7 +29,7 @@ from benchmarks.parts.quality.cells import LAYERWISE, OURS, Cell, dense, slim
 from benchmarks.parts.quality.inputs import SOURCES
 from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Bench, Rows, judge, objective
 from benchmarks.parts.quality.measurement import Measurement
-from service.contract.recovery import Recovery, weight_of_labels
+from service.contract.request.recovery import Recovery, weight_of_labels
 from service.settings import Settings as ServiceSettings
 from worker.checkpoints.loading import LoadedModel
 from worker.data import batching

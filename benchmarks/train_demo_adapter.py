@@ -26,7 +26,7 @@ from benchmarks.parts.quality import inputs
 from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Rows, judge
 from benchmarks.parts.quality.training import Recipe, fit, lesson
 from service.cli.demo.request import WORDINGS, read_rows
-from service.contract.presets import LABEL_COLUMN, resolve
+from service.contract.request.presets import LABEL_COLUMN, resolve
 from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from service.settings import Settings

@@ -30,7 +30,7 @@ from service.contract.answers.job import Stage
 from service.contract.answers.report import Report
 from service.contract.errors import TargetUnreachable
 from service.contract.fields import MAX_RATIO
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.artifact_names import MODEL, REPORT

@@ -44,8 +44,8 @@ from benchmarks.parts.quality.shared_pass import score_together
 from benchmarks.parts.quality.store import Store, compressed
 from benchmarks.parts.quality.summary import KINDS, figures, half_width, kept, lead, row
 from service.contract.answers.result import Estimate
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.batches import batches, examples

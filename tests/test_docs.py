@@ -25,8 +25,8 @@ from service.cli.demo.table import demo_table
 from service.contract.answers.catalog import Health, Problem
 from service.contract.answers.job import Job, JobPage, JobStatus
 from service.contract.answers.result import Result
-from service.contract.presets import resolve
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import resolve
 from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
@@ -41,11 +41,11 @@ RUN_PYTHON = {PAGE, "docs/api.md", "docs/pipelines.md"}  # the last one in tests
 # The start of a command in a `console` block -> why it is not run as it is.
 NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
-    "taskslim slim ": "waits for a job of minutes; tests/service/cli/test_slim.py runs the same options",
+    "taskslim slim ": "waits for a job of minutes; tests/service/cli/commands/test_slim.py runs the same options",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
-    "taskslim rebase-adapter ": "tests/worker/checkpoints/test_rebased_adapters.py runs it",
-    "taskslim run ": "starts a server; tests/service/cli/test_run.py and tests/test_serving.py run the same options",
-    "taskslim privatise ": "tests/service/cli/test_privatise.py runs the same options",
+    "taskslim rebase-adapter ": "tests/worker/checkpoints/adapters/test_rebasing.py runs it",
+    "taskslim run ": "starts a server; tests/service/cli/commands/test_run.py and tests/test_serving.py start it",
+    "taskslim privatise ": "tests/service/cli/commands/test_privatise.py runs the same options",
     "pip install ": "installs packages; tests/test_extras.py installs each extra",
     "pip wheel ": "tests/test_pipelines.py installs the package that it makes",
     "MODEL=": "tests/test_pipelines.py runs the same script with another model",

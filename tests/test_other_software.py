@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.options import Layout, Unit
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.families.family import AUTO_CLASSES
 from service.families.table import FAMILIES
 from tests.support import checkpoints

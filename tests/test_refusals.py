@@ -10,7 +10,7 @@ import pytest
 
 from service.contract import errors
 from service.contract.errors import TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

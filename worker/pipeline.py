@@ -7,7 +7,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from service.contract import presets
 from service.contract.answers.job import Stage
 from service.contract.answers.result import (
     Controls,
@@ -20,6 +19,7 @@ from service.contract.answers.result import (
     Verified,
 )
 from service.contract.options import EXPORTS, Merge, Repair, Unit
+from service.contract.request import presets
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.artifact_names import MODEL, UNTRAINED

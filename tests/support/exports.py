@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from service.contract.options import Format, Layout
-from service.contract.output import Output
+from service.contract.request.output import Output
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed
 from tests.support.tiny_models import inputs_of

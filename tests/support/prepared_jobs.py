@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.contract import presets
+from service.contract.request import presets
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage

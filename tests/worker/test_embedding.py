@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from service.contract.answers.report import Report
 from service.contract.errors import InvalidModel, TaskslimError, VerificationFailed
 from service.contract.options import Supervision
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.table import FAMILIES
 from service.planning.plan import plan
 from service.sources.access import Access

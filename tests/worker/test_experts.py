@@ -18,7 +18,7 @@ from service.contract.errors import (
     UnsupportedUnit,
 )
 from service.contract.options import Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access

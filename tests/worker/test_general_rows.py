@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from service.contract.answers.report import Report
 from service.contract.answers.result import MetricsPair
 from service.contract.errors import TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.contract.answers.report import Report
 from service.contract.errors import InvalidData, TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows

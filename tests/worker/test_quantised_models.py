@@ -10,7 +10,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from service.contract.answers.report import Report
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from tests.support.pipeline_jobs import Deployment
 from tests.support.quantised_models import FORMATS, write
 from worker.checkpoints.kept_indices import apply_kept
@@ -18,7 +18,7 @@ from worker.checkpoints.loading import count_parameters
 from worker.data.provenance import digest_directory
 from worker.sources.fetching import fetch_model
 
-# One format of each method; tests/worker/checkpoints/test_dequantisation.py has the others.
+# One format of each method; tests/worker/sources/test_dequantisation.py has the others.
 METHODS = ("fp8 blocks", "packed 4 bits in groups", "llm.int8", "nf4 nested", "gptq reordered", "awq")
 KEPT: dict[str, Any] = {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": ["safetensors", "indices"]}}
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from service.contract.answers.report import Report
 from service.contract.answers.result import Result
 from service.contract.errors import InvalidData, TargetUnreachable, TaskslimError, UnsupportedUnit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from service.contract.answers.report import ReadTokens, Report, Runtime
 from service.contract.answers.result import Result
 from service.contract.options import Format
-from service.contract.task import ModelSource, TaskWording
+from service.contract.request.task import ModelSource, TaskWording
 from service.exports.model import ExportedModel, exported_model
 from service.exports.runtimes import with_exports
 from service.families.family import ModelFamily

@@ -11,7 +11,7 @@ from statistics import fmean
 from service.contract.answers.job import Stage
 from service.contract.answers.result import Control, Controls, Metrics
 from service.contract.options import Layout, Repair, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from worker.checkpoints.loading import LoadedModel
 from worker.slimming import selection
 from worker.slimming.allocation import share_removed

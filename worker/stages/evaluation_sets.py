@@ -12,9 +12,9 @@ from typing import NamedTuple
 from service.contract.answers.result import JobMetrics, MetricsPair
 from service.contract.errors import blaming_task
 from service.contract.fields import GENERAL_PLACE
-from service.contract.presets import resolve
-from service.contract.request import JobRequest
-from service.contract.task import DataSource, ObservedTask, Task, TaskWording
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import resolve
+from service.contract.request.task import DataSource, ObservedTask, Task, TaskWording
 from service.rows.row import Row
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.verification import Probe

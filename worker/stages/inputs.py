@@ -7,8 +7,8 @@ import structlog
 
 from service.contract.answers.report import Ancestor, Dequantised
 from service.contract.errors import InvalidModel, TaskslimError, blaming_task
-from service.contract.synthesis import blaming_writer
-from service.contract.task import ModelSource, Task
+from service.contract.request.synthesis import blaming_writer
+from service.contract.request.task import ModelSource, Task
 from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model

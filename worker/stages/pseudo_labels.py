@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from service.contract.answers.report import OwnAnswers
 from service.contract.errors import UnusableAnswers
 from service.contract.options import TaskKind
-from service.contract.presets import LABELLED_BY_HEAD
+from service.contract.request.presets import LABELLED_BY_HEAD
 from worker.data import batching
 from worker.data.examples import Example
 from worker.data.prompts import labels_text, number_text

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from service.contract.answers.result import RationaleTraining, RecoveredMetrics, RecoveryResult, Verified
 from service.contract.errors import blaming_task
 from service.contract.options import TaskKind
-from service.contract.recovery import Recovery, check_kind, check_rank, check_rows, weight_of_labels
+from service.contract.request.recovery import Recovery, check_kind, check_rank, check_rows, weight_of_labels
 from service.storage.artifact_names import UNTRAINED
 from worker.data import batching
 from worker.data.examples import Example

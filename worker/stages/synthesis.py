@@ -14,15 +14,15 @@ from service.contract.answers.job import Stage
 from service.contract.answers.report import Synthesised
 from service.contract.errors import InvalidData, InvalidTemplate, blaming_task
 from service.contract.options import DropReason, TaskKind
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, resolve, template_fields
-from service.contract.synthesis import (
+from service.contract.request.presets import LABEL_COLUMN, TARGET_COLUMN, resolve, template_fields
+from service.contract.request.synthesis import (
     blaming_writer,
     check_reader_of_rationales,
     check_rows,
     check_task,
     check_writer,
 )
-from service.contract.task import Synthesis, Task, TaskWording
+from service.contract.request.task import Synthesis, Task, TaskWording
 from service.rows.row import Row
 from service.rows.words import first_words
 from worker.checkpoints.loading import load_model

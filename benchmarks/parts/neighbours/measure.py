@@ -13,8 +13,8 @@ from benchmarks.parts.neighbours.cells import T5_TASKS, Cell
 from benchmarks.parts.quality import inputs
 from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Bench, Rows, answered, judge, objective
 from service.contract.options import Supervision
-from service.contract.presets import resolve
-from service.contract.task import DataSource, Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import DataSource, Task
 from worker.evaluation import answer_scores, judging
 from worker.evaluation.answers import Answers
 from worker.slimming import selection, surgery

@@ -20,7 +20,7 @@ from benchmarks.parts.neighbours.cells import (
     dense,
 )
 from benchmarks.parts.neighbours.measure import Measurement
-from service.contract.recovery import Recovery
+from service.contract.request.recovery import Recovery
 
 Measured = Mapping[Cell, Measurement]
 UNKNOWN = "·"

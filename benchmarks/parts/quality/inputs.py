@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.parts.quality.cells import HEAD_TASKS, METRICS
 from benchmarks.parts.quality.kinds import EMBEDDED, WORDINGS
 from service.cli.demo.request import find_model
-from service.contract.presets import LABEL_COLUMN, resolve
-from service.contract.task import DataSource, Task
+from service.contract.request.presets import LABEL_COLUMN, resolve
+from service.contract.request.task import DataSource, Task
 from service.rows.row import Row
 from service.storage.draws import draw, draw_balanced
 from service.storage.row_formats import read_file

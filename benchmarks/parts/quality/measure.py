@@ -22,8 +22,8 @@ from benchmarks.parts.quality.inputs import Source
 from benchmarks.parts.quality.kinds import as_read
 from benchmarks.parts.quality.measurement import Measurement, rounded
 from benchmarks.parts.quality.shared_pass import Method, score_together
-from service.contract.method import OBJECTIVES
 from service.contract.options import Supervision, TaskKind
+from service.contract.request.method import OBJECTIVES
 from service.families.family import ModelFamily
 from service.rows.labels import with_named_labels
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.parts.scale.shapes import Shape, model
 from service.contract.answers.job import JobStatus, Stage
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

@@ -10,7 +10,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable, TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.feasibility import Feasibility
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory

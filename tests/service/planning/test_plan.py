@@ -18,7 +18,7 @@ from service.contract.errors import (
     UnsupportedUnit,
 )
 from service.contract.options import Format, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.table import FAMILIES, keeps_first_layer
 from service.jobs.record import new_record
 from service.planning.plan import plan, plan_for

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from service.contract.answers.report import Report
 from service.contract.errors import InvalidLabels, TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from tests.support.pipeline_jobs import Deployment
 
 FIRST = {"1": "positive", "0": "negative"}

@@ -6,7 +6,7 @@ import pytest
 
 from service.api.openapi.examples import INLINE
 from service.contract.options import Layout
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from tests.support.tiny_models import causal
 from worker.slimming import selection
 from worker.slimming.architectures import ARCHITECTURES

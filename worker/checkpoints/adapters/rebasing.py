@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError
 from service.contract.options import Merge, Repair
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.families.per_layer import is_per_layer
 from service.families.source_config import effective_config
 from service.families.table import family_of

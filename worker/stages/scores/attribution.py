@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from service.contract.criteria import CRITERIA
 from service.contract.fields import MAX_RATIO
-from service.contract.method import Method
 from service.contract.options import GeneralRule
-from service.contract.request import JobRequest
-from service.contract.target import Target
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
+from service.contract.request.target import Target
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution, general_rows
 from worker.slimming.scoring.attribution import Measure, Scored

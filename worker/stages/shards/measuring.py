@@ -9,7 +9,7 @@ from functools import partial
 
 from service.contract.answers.job import Stage
 from service.contract.errors import blaming_task
-from service.contract.method import check_shards
+from service.contract.request.method import check_shards
 from worker.slimming.scoring import partial_sums
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Group

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.submission import access_of
 from service.sources.fingerprints import fingerprints
 from service.storage.keys import dataset_key, score_key

@@ -11,7 +11,7 @@ from typing import TypeVar
 from service.contract.answers.catalog import Preset
 from service.contract.errors import InvalidLabels, InvalidRequest, InvalidTemplate, UnknownPreset
 from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
-from service.contract.task import Task, TaskWording
+from service.contract.request.task import Task, TaskWording
 
 AnyTask = TypeVar("AnyTask", bound=TaskWording)
 

@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from service.contract.errors import InvalidRequest
-from service.contract.method import OBJECTIVES, Method, objective_of
 from service.contract.options import Objective, TaskKind
-from service.contract.target import LatencyBound, Target
+from service.contract.request.method import OBJECTIVES, Method, objective_of
+from service.contract.request.target import LatencyBound, Target
 
 
 @pytest.mark.parametrize(

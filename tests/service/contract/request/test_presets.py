@@ -8,8 +8,8 @@ import pytest
 
 from service.contract.errors import InvalidLabels, InvalidRequest, InvalidTemplate, TaskslimError, UnknownPreset
 from service.contract.options import TaskKind
-from service.contract.presets import PRESETS, resolve, template_fields
-from service.contract.task import Task
+from service.contract.request.presets import PRESETS, resolve, template_fields
+from service.contract.request.task import Task
 
 ROWS = {"uri": "file:///rows.jsonl"}
 LABELS = {"0": "no", "1": "yes"}

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.api.openapi.examples import INLINE
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from tests.support.job_requests import FILMS, MOOD, UNION_ROWS, several
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from service.contract.errors import InvalidRequest, TaskslimError
 from service.contract.options import Supervision, TaskKind
-from service.contract.task import Task
+from service.contract.request.task import Task
 
 KINDS = (TaskKind.classification, TaskKind.generation)  # of tasks whose rows are written
 MIN_ROWS = 4  # calibration rows that others are written from

@@ -18,7 +18,6 @@ from service.contract.fields import (
     Tags,
     Uri,
 )
-from service.contract.method import Method
 from service.contract.options import (
     Format,
     Layout,
@@ -28,10 +27,11 @@ from service.contract.options import (
     Supervision,
     Unit,
 )
-from service.contract.output import Output
-from service.contract.recovery import Recovery
-from service.contract.target import Target
-from service.contract.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
+from service.contract.request.method import Method
+from service.contract.request.output import Output
+from service.contract.request.recovery import Recovery
+from service.contract.request.target import Target
+from service.contract.request.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
 
 
 class WebhookEvent(StrEnum):
