@@ -37,9 +37,10 @@ from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, synthesis, vocabulary
+from worker.stages import inputs, pseudo_labels, recovery, synthesis, vocabulary
 from worker.stages.context import JobContext, StageProgress
-from worker.stages.evaluation_sets import (
+from worker.stages.evaluation import controls, evaluation_sets, speed
+from worker.stages.evaluation.evaluation_sets import (
     SLIMMED_FOR,
     EvaluationSet,
     Measurements,
@@ -49,8 +50,9 @@ from worker.stages.evaluation_sets import (
     job_metrics,
     own,
 )
+from worker.stages.evaluation.measurements import measure_dense, measure_slim, shipped_tasks
+from worker.stages.evaluation.speed import Speed
 from worker.stages.inputs import Sources
-from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.memory.batch_size import halving
 from worker.stages.method import task_rules
 from worker.stages.scores import dial as dials
@@ -60,7 +62,6 @@ from worker.stages.shards import measuring
 from worker.stages.shards.parts import Parts
 from worker.stages.shards.rows import Shard
 from worker.stages.slim import cut_task_model, repair_model, scored_groups
-from worker.stages.speed import Speed
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples
 
 

@@ -34,7 +34,7 @@ from worker.reporting.warnings import warnings
 from worker.slimming.streaming.layers import is_streamed
 from worker.stages import method
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
 from worker.stages.inputs import Sources
 from worker.stages.task_model import Synthesis, TaskModel
 

@@ -17,9 +17,9 @@ from worker.data.loading import Location, read_texts
 from worker.data.provenance import digest_directory
 from worker.sources.fetching import fetch_adapter, fetch_model
 from worker.sources.lineage import lineage
-from worker.stages import evaluation_sets
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import RequestedRows
+from worker.stages.evaluation import evaluation_sets
+from worker.stages.evaluation.evaluation_sets import RequestedRows
 from worker.stages.method import options
 
 log = structlog.get_logger()

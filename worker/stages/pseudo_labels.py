@@ -26,7 +26,7 @@ from worker.data.tagged_texts import tags_text
 from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import EvaluationSet, Role
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, Role
 from worker.stages.task_model import Examples, TaskModel, with_examples, with_offset_rows
 
 Answer = Callable[[TaskModel], Answers]

@@ -20,7 +20,7 @@ from worker.recovery.rows import RunningModel, SplitRows, StoredScores, Teacher,
 from worker.recovery.training import OnStep, Settings, Training
 from worker.slimming.recovery.losses import LOSSES, TaskLoss, vocabulary
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
 from worker.stages.task_model import TaskModel, with_examples, worded
 from worker.synthesis import rationales
 

@@ -30,7 +30,7 @@ from worker.data import encoding, prompts
 from worker.data.examples import Example
 from worker.data.wordings import Wording
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet
 from worker.stages.inputs import Sources
 from worker.stages.task_model import Examples, TaskModel, answer_rows, device, encode, with_examples, worded
 from worker.stages.task_model import Synthesis as Found

@@ -21,7 +21,7 @@ from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import VOCABULARY
 from worker.slimming.vocabulary import num_rows
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import EvaluationSet, own
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, own
 from worker.stages.task_model import Examples, TaskModel, with_examples, worded
 
 # The scores of a job that removes nothing but tokens.

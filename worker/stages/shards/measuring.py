@@ -14,8 +14,8 @@ from worker.slimming.scoring import partial_sums
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Group
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
-from worker.stages.measurements import labelled, to_answer
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
+from worker.stages.evaluation.measurements import labelled, to_answer
 from worker.stages.memory.batch_size import halving
 from worker.stages.scores.attribution import on_device, step_ratios
 from worker.stages.scores.cache import ScoreCache

@@ -17,8 +17,8 @@ from worker.quantisation.weights import QuantisedWeight
 from worker.slimming.architectures import architecture_of
 from worker.slimming.surgery import copy_sharing_tensors
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role, own
-from worker.stages.measurements import measure_slim
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role, own
+from worker.stages.evaluation.measurements import measure_slim
 from worker.stages.task_model import TaskModel, answer_all
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from worker.evaluation.answers import Answers
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, SetKey, having_role, own
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, SetKey, having_role, own
 from worker.stages.task_model import Measured, TaskModel, fitted, measured, on_rows_of_offsets
 
 

@@ -11,7 +11,7 @@ from service.contract.answers.result import Control
 from tests.support.pipeline_jobs import Deployment, Recorder
 from worker.slimming.selection import best
 from worker.slimming.units import Site
-from worker.stages.controls import means, reversed_scores
+from worker.stages.evaluation.controls import means, reversed_scores
 
 TASK: dict[str, Any] = {"template": "{text}:"}
 
