@@ -48,7 +48,7 @@ from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
 from worker.slimming.selection import Rules
 from worker.slimming.surgery import copy_sharing_tensors
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 LLAMA = ARCHITECTURES["llama"]
 ROWS = 16

@@ -50,7 +50,7 @@ from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.selection import Rules
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, worded
 
 RESULT = ROOT / "benchmarks" / "results" / "privacy.json"

@@ -58,7 +58,7 @@ from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.selection import select
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

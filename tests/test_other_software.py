@@ -27,7 +27,7 @@ from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import take_probe
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 from worker.sources.fetching import fetch_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

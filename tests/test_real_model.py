@@ -28,7 +28,8 @@ from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import select
-from worker.slimming.units import Scores, locate
+from worker.slimming.units.groups import Scores
+from worker.slimming.units.locating import locate
 from worker.sources.gguf import convert_gguf
 
 SHARED = Path(__file__).parents[2] / "shared"

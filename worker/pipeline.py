@@ -34,7 +34,7 @@ from worker.search.general_weights import ComparedWeights, compare_weights
 from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Kept
+from worker.slimming.units.groups import Kept
 from worker.sources.validation import weight_file_bytes
 from worker.stages import inputs, pseudo_labels, recovery, synthesis, vocabulary
 from worker.stages.context import JobContext, StageProgress

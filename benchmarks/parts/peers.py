@@ -22,7 +22,8 @@ from worker.slimming.scoring.objectives import Batch, objective_values
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
 from worker.slimming.surgery import copy_sharing_tensors
-from worker.slimming.units import Scores, Site, locate
+from worker.slimming.units.groups import Scores, Site
+from worker.slimming.units.locating import locate
 
 UNITS = ["ffn"]
 FLOOR = Rules().floor

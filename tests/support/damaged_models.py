@@ -14,7 +14,7 @@ from tests.support.tiny_models import causal
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site as UnitSite
+from worker.slimming.units.groups import Site as UnitSite
 
 WEIGHTS = "model.safetensors"
 

@@ -21,7 +21,8 @@ from worker.checkpoints.verification import take_probe
 from worker.exports.source import ExportSource
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
-from worker.slimming.units import Kept, locate
+from worker.slimming.units.groups import Kept
+from worker.slimming.units.locating import locate
 
 CYLLAMA = ("cyllama==0.2.18",)
 MLX = ("mlx-cpu==0.32.4", "mlx==0.32.4", "mlx-lm==0.32.2")

@@ -28,7 +28,7 @@ from tests.support.architecture_rows import having, mergeable
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import TINY, logits, tiny_family
 from worker.checkpoints.kept_indices import apply_kept, read_kept, save_kept
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 from worker.sources.fetching import FetchedModel
 
 EXPERTS: dict[str, Any] = {"units": ["experts"]}

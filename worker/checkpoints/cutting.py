@@ -9,7 +9,7 @@ from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.checkpoints.vocabularies import cut_vocabulary
 from worker.slimming.architectures import architecture_of
 from worker.slimming.surgery import cut
-from worker.slimming.units import VOCABULARY, Kept
+from worker.slimming.units.groups import VOCABULARY, Kept
 from worker.slimming.vocabulary import without_vocabulary
 
 

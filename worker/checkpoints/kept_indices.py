@@ -39,7 +39,8 @@ from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import architecture_of
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.locating import locate
 from worker.sources.fetching import FetchedModel, fetch_adapter, fetch_model
 
 KEY = "taskslim"

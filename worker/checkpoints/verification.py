@@ -38,7 +38,7 @@ from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.data.wordings import Tokens
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.masking import masked
-from worker.slimming.units import Kept
+from worker.slimming.units.groups import Kept
 from worker.slimming.vocabulary import num_rows
 from worker.sources.validation import tensor_names
 

@@ -20,7 +20,7 @@ from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.shapes import buffer_shapes_after, shapes_after
-from worker.slimming.units import Kept
+from worker.slimming.units.groups import Kept
 from worker.stages.context import JobContext
 from worker.stages.merging import ExpertMerge
 from worker.stages.slim import (

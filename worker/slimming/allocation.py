@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.slimming.units import VOCABULARY, Group, Scores, Site
+from worker.slimming.units.groups import VOCABULARY, Group, Scores, Site
 from worker.slimming.vocabulary import is_unused
 
 # The largest share of the target by which floors and rounding may miss it; to miss it by more is an error.

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from worker.slimming.architectures import Architecture, Stack
-from worker.slimming.units import Group, Site, head_size, layers_of
+from worker.slimming.units.attention import head_size
+from worker.slimming.units.groups import Group, Site
+from worker.slimming.units.layers import layers_of
 
 # (attribute of a module, the config field that it is a copy of, where the config has this)
 COPIED_FIELDS = (

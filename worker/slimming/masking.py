@@ -15,7 +15,7 @@ from worker.slimming.experts.neurons import without_neurons
 from worker.slimming.experts.routing import without_experts
 from worker.slimming.hooks import Visitor, watch
 from worker.slimming.surgery import groups_of, stays
-from worker.slimming.units import Group, Kept
+from worker.slimming.units.groups import Group, Kept
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.surgery import staying
-from worker.slimming.units import Group, Kept, Site
+from worker.slimming.units.groups import Group, Kept, Site
 
 Shape = tuple[int, ...]
 

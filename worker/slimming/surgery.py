@@ -23,7 +23,10 @@ from worker.slimming.config_sizes import (
     update_layers,
 )
 from worker.slimming.streaming.mapped import beside
-from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first, tensor_of
+from worker.slimming.units.groups import Group, Kept, Site
+from worker.slimming.units.layers import layers_of, module_after_first
+from worker.slimming.units.locating import UNITS, locate
+from worker.slimming.units.slices import tensor_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from worker.slimming.config_sizes import configs_of
 from worker.slimming.streaming.mapped import beside
-from worker.slimming.units import VOCABULARY, Kept, vocabulary_parameters
+from worker.slimming.units.groups import VOCABULARY, Kept
+from worker.slimming.units.vocabulary import vocabulary_parameters
 
 USED = 1.0  # the least score of a row that has to stay; those of all other rows are lower
 BIASES = ("final_logits_bias",)  # buffers with a column for each token

@@ -27,7 +27,8 @@ from worker.slimming.scoring.general_rows import GeneralBatches
 from worker.slimming.scoring.multi_task import VOTE, united, voted
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import Rules
-from worker.slimming.units import Group, Scores, locate
+from worker.slimming.units.groups import Group, Scores
+from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, worded
 
 CALIBRATION_ROWS = 256  # of a task; general rows have as many

@@ -41,7 +41,8 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
-from worker.slimming.units import Kept, Scores, Site, locate
+from worker.slimming.units.groups import Kept, Scores, Site
+from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, fitted, worded
 
 TOKENS_PER_BATCH = 1024

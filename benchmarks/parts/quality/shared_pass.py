@@ -16,7 +16,8 @@ from worker.slimming.scoring.attribution import Accumulator, prepared
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments, collect
-from worker.slimming.units import Group, Scores, locate
+from worker.slimming.units.groups import Group, Scores
+from worker.slimming.units.locating import locate
 
 Method = tuple[str, Options]
 

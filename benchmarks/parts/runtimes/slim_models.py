@@ -25,7 +25,8 @@ from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import take_probe
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import best
-from worker.slimming.units import Kept, locate
+from worker.slimming.units.groups import Kept
+from worker.slimming.units.locating import locate
 
 STEP = 32  # feed-forward widths are multiples of it
 WITHOUT_HEAD_DIM: dict[str, Any] = {

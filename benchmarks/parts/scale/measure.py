@@ -22,7 +22,7 @@ from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.partial_sums import Scoring, measure, score
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 STATUS = Path("/proc/self/status")
 SMALLEST = Shape(hidden=64, width=64, layers=1, vocabulary=64, rows=2, length=8)

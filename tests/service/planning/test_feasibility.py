@@ -22,7 +22,7 @@ from tests.support.requests import plain_request
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 
 def check(feasibility: Feasibility, request: JobRequest, access: Access) -> None:

@@ -40,7 +40,8 @@ from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.slimming import selection, surgery
 from worker.slimming.allocation import share_removed
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Group, Kept, locate
+from worker.slimming.units.groups import Group, Kept
+from worker.slimming.units.locating import locate
 
 
 def family_of(name: str) -> str:

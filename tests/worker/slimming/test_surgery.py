@@ -13,7 +13,8 @@ from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import Rules, best, select
 from worker.slimming.surgery import cut, groups_of
-from worker.slimming.units import Kept, Site, UnitUnavailable, locate
+from worker.slimming.units.groups import Kept, Site, UnitUnavailable
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ from worker.slimming import selection
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 from worker.stages.method import rules
 
 

@@ -40,7 +40,7 @@ from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE, invalid_mo
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.surgery import groups_of, staying
-from worker.slimming.units import Kept
+from worker.slimming.units.groups import Kept
 from worker.sources.validation import read_json
 
 IN, OUT = "lora_A.weight", "lora_B.weight"

@@ -17,7 +17,8 @@ from worker.slimming import selection
 from worker.slimming.allocation import share_removed
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.slimming.units import VOCABULARY, Kept, Scores, locate
+from worker.slimming.units.groups import VOCABULARY, Kept, Scores
+from worker.slimming.units.locating import locate
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.method import rules
 from worker.stages.slim import slim_task_model

@@ -16,7 +16,7 @@ from worker.slimming.scoring.criteria import NORM
 from worker.slimming.scoring.iterative import ScorePath, follow, schedule
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Kept, Scores
+from worker.slimming.units.groups import Kept, Scores
 from worker.stages.context import JobContext
 from worker.stages.method import objective, options
 from worker.stages.slim import choose, refusing_units, scored_groups

@@ -10,7 +10,7 @@ from service.contract.answers.report import Report
 from service.contract.answers.result import Control
 from tests.support.pipeline_jobs import Deployment, Recorder
 from worker.slimming.selection import best
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 from worker.stages.evaluation.controls import means, reversed_scores
 
 TASK: dict[str, Any] = {"template": "{text}:"}
