@@ -47,7 +47,7 @@ from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
 from worker.slimming.selection import Rules
-from worker.slimming.surgery import copy_sharing_tensors
+from worker.slimming.surgery.slicing import copy_sharing_tensors
 from worker.slimming.units.locating import locate
 
 LLAMA = ARCHITECTURES["llama"]

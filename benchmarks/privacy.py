@@ -43,13 +43,14 @@ from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from service.settings import Settings
 from worker.checkpoints.loading import load_model
-from worker.slimming import selection, surgery
+from worker.slimming import selection
 from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.selection import Rules
+from worker.slimming.surgery import slicing
 from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, worded
 
@@ -145,7 +146,7 @@ class Bench:
         calibration = CalibrationBatches(rows.batches, OBJECTIVE)
         moments = None if scored.moments is None else dict(scored.moments)
         repair(RepairInput(model, architecture, kept, calibration, moments), REPAIR)
-        surgery.cut(model, architecture, kept, LAYOUT)
+        slicing.cut(model, architecture, kept, LAYOUT)
         return model
 
     def rows(self, task: str, split: str, count: int) -> list[Row]:

@@ -37,11 +37,11 @@ from worker.evaluation import answer_scores
 from worker.recovery.recovered import Recovered, TrainingRows, recover
 from worker.recovery.rows import StoredScores, TrainingTask, split
 from worker.recovery.training import Settings
-from worker.slimming import surgery
 from worker.slimming.architectures import architecture_of
 from worker.slimming.recovery.losses import LOSSES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
+from worker.slimming.surgery import slicing
 
 RESULT = ROOT / "benchmarks" / "results" / "recovery.json"
 MODEL, RATIO, SEED = "smollm2", 0.7, 0
@@ -98,7 +98,7 @@ def repaired_and_cut(bench: Bench, cut: Cell, rows: Rows) -> PreTrainedModel:
     seen = [rows.examples[row] for row in split(rows.examples, None, SEED).train]
     batches = batching.batches(seen, rows.padding, TOKENS_PER_BATCH)
     repair(RepairInput(model, architecture, kept, CalibrationBatches(batches, objective(rows))), cut.repair)
-    surgery.cut(model, architecture, kept, cut.layout)
+    slicing.cut(model, architecture, kept, cut.layout)
     return model
 
 

@@ -12,7 +12,7 @@ from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 
 from service.contract.options import Scope
-from worker.slimming import selection, surgery
+from worker.slimming import selection
 from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
@@ -21,7 +21,8 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch, objective_values
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
-from worker.slimming.surgery import copy_sharing_tensors
+from worker.slimming.surgery import slicing
+from worker.slimming.surgery.slicing import copy_sharing_tensors
 from worker.slimming.units.groups import Scores, Site
 from worker.slimming.units.locating import locate
 
@@ -72,7 +73,7 @@ def cut_by_scores(how: str, normalisation: str) -> Callable[..., nn.Module]:
         if how != "none":
             calibration = CalibrationBatches(batches, Options().objective)
             slim = repair(RepairInput(slim, architecture, kept, calibration, measured.moments), how)
-        surgery.cut(slim, architecture, kept, LAYOUTS[scope])
+        slicing.cut(slim, architecture, kept, LAYOUTS[scope])
         return slim
 
     return slim

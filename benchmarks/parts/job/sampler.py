@@ -49,7 +49,7 @@ KINDS: Mapping[str, tuple[Place, ...]] = {
     "load": (
         Place("worker/checkpoints/loading.py", ("load_model",)),
         Place("worker/sources/fetching.py"),
-        Place("worker/slimming/surgery.py"),
+        Place("worker/slimming/surgery/slicing.py"),
     ),
     "hash": (Place("object_store.py", ("digest_file",)),),
     "memory count": (Place("worker/evaluation/memory.py"),),

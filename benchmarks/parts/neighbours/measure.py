@@ -17,7 +17,7 @@ from service.contract.request.presets import resolve
 from service.contract.request.task import DataSource, Task
 from worker.evaluation import answer_scores, judging
 from worker.evaluation.answers import Answers
-from worker.slimming import selection, surgery
+from worker.slimming import selection
 from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
@@ -27,6 +27,7 @@ from worker.slimming.scoring.general_rows import GeneralBatches
 from worker.slimming.scoring.multi_task import VOTE, united, voted
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import Rules
+from worker.slimming.surgery import slicing
 from worker.slimming.units.groups import Group, Scores
 from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, worded
@@ -84,7 +85,7 @@ class Neighbours:
         if cell.repair != "none":
             rows = self.rows(cell.model, cell.tasks[0])
             repair(RepairInput(model, architecture, kept, CalibrationBatches(batches, objective(rows))), cell.repair)
-        surgery.cut(model, architecture, kept, layout)
+        slicing.cut(model, architecture, kept, layout)
 
     def _calibration(self, model: Any, cell: Cell, units: list[str]) -> list[Batch]:
         """The batches that scores and repair are fitted on."""

@@ -32,7 +32,7 @@ from worker.data.examples import Example
 from worker.data.wordings import Wording
 from worker.evaluation import answer_scores, generation, judging, similarities
 from worker.evaluation.answers import Answers
-from worker.slimming import selection, surgery
+from worker.slimming import selection
 from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, repair
@@ -41,6 +41,7 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
+from worker.slimming.surgery import slicing
 from worker.slimming.units.groups import Kept, Scores, Site
 from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, fitted, worded
@@ -125,7 +126,7 @@ class Bench:
             calibration = CalibrationBatches(rows.batches, objective(rows))
             moments = self.passed(*_calibration(cell)).moments if cell.repair in FITTED else None
             repair(RepairInput(model, architecture, kept, calibration, moments), cell.repair)
-        surgery.cut(model, architecture, kept, cell.layout)
+        slicing.cut(model, architecture, kept, cell.layout)
 
     def _removed(self, cell: Cell, kept: Kept) -> float:
         model = self.loaded(cell.model).model

@@ -20,8 +20,8 @@ from tests.support.hub_cache import cache_hub_model
 from tests.support.planning import request_for
 from tests.support.requests import plain_request
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
-from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.surgery import slicing
 from worker.slimming.units.groups import Site
 
 
@@ -85,7 +85,7 @@ def test_a_bias_is_refused_in_a_llama_that_loses_heads(tmp_path: Path, access: A
 def test_the_uniform_layout_is_refused_for_a_model_with_widths_per_layer(tmp_path: Path, access: Access) -> None:
     model = checkpoints.write(tmp_path, "llama")
     architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
-    surgery.cut(model, architecture, kept, "per_layer")
+    slicing.cut(model, architecture, kept, "per_layer")
     to_loadable_class(model, architecture).save_pretrained(tmp_path)
     assert refusal(request_for(tmp_path), access).param == "output.layout"
 

@@ -9,7 +9,7 @@ from tests.support.tiny_models import TINY, causal
 from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable, share_removed
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
-from worker.slimming.surgery import cut
+from worker.slimming.surgery.slicing import cut
 from worker.slimming.units.groups import Group, Kept, Site
 from worker.slimming.units.locating import locate
 

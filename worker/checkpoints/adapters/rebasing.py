@@ -39,7 +39,7 @@ from worker.checkpoints.kept_indices import Origin, check_empty, read_kept, uri_
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE, invalid_model, own_config
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import Architecture, architecture_of
-from worker.slimming.surgery import groups_of, staying
+from worker.slimming.surgery.slicing import groups_of, staying
 from worker.slimming.units.groups import Kept
 from worker.sources.validation import read_json
 

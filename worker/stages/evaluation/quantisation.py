@@ -15,7 +15,7 @@ from worker.quantisation.precisions import PRECISIONS
 from worker.quantisation.rounding import quantised_weights, tensor_bytes
 from worker.quantisation.weights import QuantisedWeight
 from worker.slimming.architectures import architecture_of
-from worker.slimming.surgery import copy_sharing_tensors
+from worker.slimming.surgery.slicing import copy_sharing_tensors
 from worker.stages.context import JobContext
 from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role, own
 from worker.stages.evaluation.measurements import measure_slim

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.surgery import staying
+from worker.slimming.surgery.slicing import staying
 from worker.slimming.units.groups import Group, Kept, Site
 
 Shape = tuple[int, ...]
 
 
 def shapes_after(model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Kept) -> dict[str, Shape]:
-    """Name -> shape of every parameter of the model after `surgery.cut`; shared parameters are listed once.
+    """Name -> shape of every parameter of the model after `slicing.cut`; shared parameters are listed once.
 
     `groups` must be the groups of the sites in `kept`.
     """

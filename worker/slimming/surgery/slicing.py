@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
-from worker.slimming.config_sizes import (
+from worker.slimming.streaming.mapped import beside
+from worker.slimming.surgery.config_sizes import (
     agreed_sizes,
     configs_of,
     field_values,
@@ -22,7 +23,6 @@ from worker.slimming.config_sizes import (
     update_attributes,
     update_layers,
 )
-from worker.slimming.streaming.mapped import beside
 from worker.slimming.units.groups import Group, Kept, Site
 from worker.slimming.units.layers import layers_of, module_after_first
 from worker.slimming.units.locating import UNITS, locate

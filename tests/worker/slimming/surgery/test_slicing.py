@@ -12,7 +12,7 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import Rules, best, select
-from worker.slimming.surgery import cut, groups_of
+from worker.slimming.surgery.slicing import cut, groups_of
 from worker.slimming.units.groups import Kept, Site, UnitUnavailable
 from worker.slimming.units.locating import locate
 

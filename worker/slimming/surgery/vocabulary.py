@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from worker.slimming.config_sizes import configs_of
 from worker.slimming.streaming.mapped import beside
+from worker.slimming.surgery.config_sizes import configs_of
 from worker.slimming.units.groups import VOCABULARY, Kept
 from worker.slimming.units.vocabulary import vocabulary_parameters
 
