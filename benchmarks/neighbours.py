@@ -3,15 +3,15 @@
     .venv/bin/python benchmarks/neighbours.py [--quick] [--parts PART ...]
 
 The parts are `selectivity dev`, which chooses the form on dev rows, `selectivity`, `dial`, `union`, `supervision` and
-`experts`, for the model that `train_moe.py` has written to `moe` in the state directory.
-Each cell is written to neighbours.jsonl when it is measured; a run that was interrupted continues where it stopped.
-The last line is one JSON object; a figure is null until its cells are measured. `reverse_collapse_at` is the least
-ratio at which the reverse of `selectivity` without a repair has lost half of what the dense model has above a constant
-answer. `general_dial_gain` is the gain of the other tasks' mean metric at half weight, in points, at half the size.
-`private_kept_at_epsilon` has the share of the dense accuracy by the budget of a token, from privacy.json.
+`experts`, for the model that `train_moe.py` has written to `moe` in the state directory. Each cell is written to
+results/neighbours.jsonl when it is measured; a run that was interrupted continues where it stopped. The last line is
+one JSON object; a figure is null until its cells are measured. `reverse_collapse_at` is the least ratio at which the
+reverse of `selectivity` without a repair has lost half of what the dense model has above a constant answer.
+`general_dial_gain` is the gain of the other tasks' mean metric at half weight, in points, at half the size.
+`private_kept_at_epsilon` has the share of the dense accuracy by the budget of a token, from results/privacy.json.
 `recovered_share_at_70` is the share of the lost metric that the default recovery wins back on the tasks of
-recovery.json. `experts_kept_at_50` is the share of the dense accuracy, by the default criterion, the mean over four
-tasks. `recovered_share_at_80` is not measured yet.
+results/recovery.json. `experts_kept_at_50` is the share of the dense accuracy, by the default criterion, the mean
+over four tasks. `recovered_share_at_80` is not measured yet.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.neighbours_bench import tables
-from benchmarks.neighbours_bench.cells import Cell, plan
-from benchmarks.neighbours_bench.measure import Measurement, Neighbours
-from benchmarks.quality_bench.inputs import SOURCES, Source, mixture
-from benchmarks.quality_bench.measure import Bench
+from benchmarks.parts.neighbours import tables
+from benchmarks.parts.neighbours.cells import Cell, plan
+from benchmarks.parts.neighbours.measure import Measurement, Neighbours
+from benchmarks.parts.quality.inputs import SOURCES, Source, mixture
+from benchmarks.parts.quality.measure import Bench
 from service.settings import Settings
 
-RESULTS = ROOT / "benchmarks" / "neighbours.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "neighbours.jsonl"
 SMOLLM2_TASKS = {
     "sst2": {"preset": "sst2"},
     "squad_short": {

@@ -23,7 +23,7 @@ from service.cli.demo.request import (
 )
 from service.contract.criteria import Criterion
 from service.contract.errors import InvalidModel
-from service.contract.presets import resolve
+from service.contract.request.presets import resolve
 from tests.support.processes import has_ended
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
