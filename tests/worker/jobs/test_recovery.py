@@ -17,12 +17,12 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.reports.html import render
 from service.storage.artifact_names import MODEL, UNTRAINED
 from tests.support import checkpoints
+from tests.support.embedded_pairs import TASK as EMBEDDING
+from tests.support.embedded_pairs import pairs
 from tests.support.pipeline_jobs import Deployment, Recorder, write_rows
 from tests.support.recoveries import FAST
 from tests.support.searches import run_job
 from tests.support.tiny_models import WITH_HEAD, WITH_TOKEN_HEAD, encoder
-from tests.worker.jobs.test_embedding import TASK as EMBEDDING
-from tests.worker.jobs.test_embedding import pairs
 from tests.worker.jobs.test_multi_label import PROBLEM, labelled
 from tests.worker.jobs.test_multi_label import TASK as MULTI_LABEL
 from tests.worker.jobs.test_regression import TASK as REGRESSION
