@@ -30,9 +30,9 @@ sys.path.insert(0, os.environ.get("SEARCH_CHECKOUT", str(ROOT)))  # Python adds 
 
 import torch
 
-from benchmarks.quality_bench.inputs import SOURCES, Source
+from benchmarks.parts.quality.inputs import SOURCES, Source
 from service.contract.answers.job import Stage
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -15,7 +15,7 @@ from service.contract.errors import InvalidModel
 from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.layer_runner import layers_returning
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
-from worker.slimming.units import layers_of
+from worker.slimming.units.layers import layers_of
 
 
 @dataclass(frozen=True)

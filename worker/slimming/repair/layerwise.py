@@ -25,8 +25,9 @@ from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
 from worker.slimming.repair.least_squares import first_passes, fit_first
 from worker.slimming.repair.stream_fit import fit_to_stream
-from worker.slimming.surgery import copy_sharing_tensors, cut
-from worker.slimming.units import Kept, Site, layers_of
+from worker.slimming.surgery.slicing import copy_sharing_tensors, cut
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.layers import layers_of
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,12 @@ class LayerwiseFit:
             for index, layer in enumerate(layers_of(self.dense, stack)):
                 own = [consumer for consumer in consumers if _is_fitted(consumer, stack, index)]
                 dense_pass = LayerPass(
-                    layer, index, stack, self.repair_input.model.config, self.repair_input.calibration.batches, self.place
+                    layer,
+                    index,
+                    stack,
+                    self.repair_input.model.config,
+                    self.repair_input.calibration.batches,
+                    self.place,
                 )
                 before, records = dense_inputs, self.layers.records(dense_pass, dense_inputs, own)
                 dense_inputs = _next_inputs(dense_inputs, records)

@@ -23,7 +23,7 @@ from worker.slimming.repair.consumers import Consumer, bias_of, replace_kept_col
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import RIDGE, Moments, collect, portions
 from worker.slimming.streaming.mapped import beside
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 
 class Fit(NamedTuple):
@@ -152,7 +152,9 @@ def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:
     gone_R = (~consumer.stays_C).nonzero().flatten().to(gram_CC.device)
     weight_OC, columns_CK = weight_of(model, consumer).double(), gram_CC[:, kept_K]
     strength = ridge.share(len(kept_K), moments.num_tokens, RIDGE)
-    written_OK = weight_OC[:, gone_R] @ columns_CK[gone_R]  # what the columns that go write, against the inputs that stay
+    written_OK = (
+        weight_OC[:, gone_R] @ columns_CK[gone_R]
+    )  # what the columns that go write, against the inputs that stay
     fitted_OK = weight_OC[:, kept_K] + ridge.change(columns_CK[kept_K], written_OK, strength)
     if old_bias_O is None:
         return Fit(fitted_OK, None)

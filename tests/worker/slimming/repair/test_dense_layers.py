@@ -18,8 +18,9 @@ from worker.slimming.repair.dense_layers import DenseLayers
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_pass import LayerPass
 from worker.slimming.repair.repairs import repair
-from worker.slimming.surgery import cut
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 
