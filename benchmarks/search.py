@@ -1,6 +1,7 @@
 """The time that a search with `keep_metric` takes, in this checkout and in another one, in turn.
 
-    .venv/bin/python benchmarks/search.py --against DIRECTORY [--quick] [--rounds 2] [--calibration 64] [--evaluation 256]
+    .venv/bin/python benchmarks/search.py --against DIRECTORY [--quick] [--rounds 2] [--calibration 64]
+        [--evaluation 256] [--floor 0.95] [--criterion attribution]
 
 SmolLM2-135M-Instruct with the multi-task adapter, or the small T5 with `--quick`, is slimmed for SST-2: FFN neurons and
 heads, a width for each layer, the default repair. The units are scored once; both checkouts then search with the same

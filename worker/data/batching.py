@@ -19,7 +19,6 @@ from worker.data.prompts import row_tokens
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
 
-
 FILLED = 1 / 8  # of the tokens of a batch, which a device computes about as fast a token as a full one
 LONGER = 1.25
 

@@ -46,8 +46,8 @@ def repair_model(
 ) -> None:
     """Repair the whole model for a cut to `kept` on the calibration rows, by the job's method.
 
-    `moments` and `dense` have what does not depend on `kept`, for several cuts of one model. The weights are then rounded
-    to the checkpoint's dtype, so that what is measured is what will be saved. Raises InvalidRequest where the family does
+    `moments` and `dense` have what does not depend on `kept`, for several cuts of one model. The weights are rounded to
+    the checkpoint's dtype, so that what is measured is what will be saved. Raises InvalidRequest where the family does
     not support the repair.
     """
     whole = replace(

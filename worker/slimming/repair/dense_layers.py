@@ -1,8 +1,8 @@
 """The layers of the dense model in turn on the calibration rows, run once for several repairs of the same model.
 
-A repair needs what each layer of the dense model writes, and this does not depend on the units that stay. The candidates
-of a search share one `DenseLayers`. It keeps the records of the first layers, as many as fit into a part of the memory
-that is free; those of the other layers are computed anew, from the last one that is kept.
+A repair needs what each layer of the dense model writes, and this does not depend on the units that stay. The
+candidates of a search share one `DenseLayers`. It keeps the records of the first layers, as many as fit into a part of
+the memory that is free; those of the other layers are computed anew, from the last one that is kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,13 +21,14 @@ KEPT_SHARE = 0.5  # of the budget for sums and hidden states, which a search may
 
 
 def spare_bytes(free: int, needed: int) -> int:
-    """The bytes that records may take of a budget of which a repair needs a part. No repair then lacks room for its own."""
+    """The bytes that records may take of a budget of which a repair needs a part: so few that every later repair has
+    room for its own states."""
     return int(KEPT_SHARE * max(0, free - needed))
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where hidden states are held between the layers, which of the batches are used, and the bytes left for records."""
+    """Where hidden states are held between the layers, which of the batches are used, and the bytes for records."""
 
     place: torch.device
     part: slice

@@ -98,9 +98,10 @@ def state_bytes(repair_input: RepairInput) -> int:
 class LayerwiseFit:
     """The fit of all layers in turn of the model in `repair_input`, which `least_squares` has repaired.
 
-    Every layer is run once in the dense model, and once for each of its consumers in a cut one. Held at once are the
-    hidden states of the rows in each model, the outputs of a layer's consumers, one consumer's input, the weights of
-    every consumer before and after, and one cut layer, or all of them in an encoder-decoder.
+    Every layer is run once in the dense model, unless an earlier repair has run it, and once for each of its consumers
+    in a cut one, for the first of several up to that consumer. Held at once are the hidden states of the rows in each
+    model, the outputs of a layer's consumers, one consumer's input, the weights of every consumer before and after, and
+    one cut layer, or all of them in an encoder-decoder.
     """
 
     repair_input: RepairInput
@@ -112,7 +113,7 @@ class LayerwiseFit:
 
     def fit(self, on_batches: Callable[[int], None]) -> None:
         """Fit every consumer; `on_batches` is called with the number of batches done, over all layers."""
-        consumers, done = self.repair_input.consumers, 0
+        consumers, batches, done = self.repair_input.consumers, self.repair_input.calibration.batches, 0
         if self._is_encoder_decoder:  # the encoder's output, which the decoder takes, depends on the widths
             cut(self.slim, self.repair_input.architecture, self.repair_input.kept, "per_layer")
         for stack in self.repair_input.architecture.stacks:
@@ -120,20 +121,13 @@ class LayerwiseFit:
             slim_layers = self._cut_layers(stack)
             for index, layer in enumerate(layers_of(self.dense, stack)):
                 own = [consumer for consumer in consumers if _is_fitted(consumer, stack, index)]
-                dense_pass = LayerPass(
-                    layer,
-                    index,
-                    stack,
-                    self.repair_input.model.config,
-                    self.repair_input.calibration.batches,
-                    self.place,
-                )
+                dense_pass = LayerPass(layer, index, stack, self.repair_input.model.config, batches, self.place)
                 before, records = dense_inputs, self.layers.records(dense_pass, dense_inputs, own)
                 dense_inputs = _next_inputs(dense_inputs, records)
                 if _stays(stack, index, self.repair_input.kept):
                     slim_pass = replace(dense_pass, layer=next(slim_layers))
                     slim_inputs = self._fit_layer(slim_pass, own, slim_inputs, before, records)
-                done += len(self.repair_input.calibration.batches)
+                done += len(batches)
                 on_batches(done)
         if not self._is_encoder_decoder:
             self.repair_input.on_states([each.hidden_BTD for each in slim_inputs])

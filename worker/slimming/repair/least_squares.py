@@ -152,9 +152,8 @@ def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:
     gone_R = (~consumer.stays_C).nonzero().flatten().to(gram_CC.device)
     weight_OC, columns_CK = weight_of(model, consumer).double(), gram_CC[:, kept_K]
     strength = ridge.share(len(kept_K), moments.num_tokens, RIDGE)
-    written_OK = (
-        weight_OC[:, gone_R] @ columns_CK[gone_R]
-    )  # what the columns that go write, against the inputs that stay
+    # What the columns that go have written, times the inputs that stay: of the sums, only these change the weights.
+    written_OK = weight_OC[:, gone_R] @ columns_CK[gone_R]
     fitted_OK = weight_OC[:, kept_K] + ridge.change(columns_CK[kept_K], written_OK, strength)
     if old_bias_O is None:
         return Fit(fitted_OK, None)

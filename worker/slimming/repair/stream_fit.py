@@ -48,8 +48,8 @@ def fit_to_stream(
     """Fit the consumer's `module` of a cut layer to the records of the dense layer.
 
     The records in `slim` must begin with this consumer and go on with the later ones, or have no outputs: then the
-    streams of both are those at this consumer. `weights` has those of the tokens of each batch (N). `added_times` is the
-    factor m.
+    streams of both are those at this consumer. `weights` has those of the tokens of each batch (N). `added_times` is
+    the factor m.
     """
     prior_OK = (module.weight.T if consumer.transposed else module.weight).double()
     sums = RegressionSums.zeros(prior_OK, centred=module.bias is not None)
