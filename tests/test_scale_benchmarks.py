@@ -1,6 +1,7 @@
 """The parts of the benchmarks of a whole job, of the speed of a slim model, and of how cost grows."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from benchmarks.parts.scale.exponents import exponent
 from benchmarks.parts.scale.measure import PARTS, in_a_process
 from benchmarks.parts.scale.operations import memory, operations
 from benchmarks.parts.scale.shapes import Shape, batches, model
+from benchmarks.search import Searched
+from benchmarks.search import figures as search_figures
 from benchmarks.slim_speed import Cell
 from service.storage.object_store import digest_file
 from tests.support.tiny_models import causal, inputs_of
@@ -88,3 +91,15 @@ def test_share_of_the_ideal_speed_up() -> None:
     cell = Cell("decode", 1, {"dense": [4.0, 2.0, 8.0], "uniform": [2.0, 2.0, 2.0]}, {"uniform": 2.5})
     assert cell.share("uniform") == pytest.approx(0.8)
     assert cell.quartiles("uniform") == [0.6, 1.2]
+
+
+def test_search_speedup_is_the_ratio_of_the_medians_of_the_processor() -> None:
+    def run(cpu: float, kept: list[int]) -> Searched:
+        return Searched(cpu, clock=4 * cpu, removed=0.25, kept={"decoder.0.ffn": kept}, models=[])
+
+    options = Namespace(quick=True, calibration=16, evaluation=64, floor=0.9)
+    runs = {"before": [run(30, [1]), run(10, [1]), run(20, [1])], "after": [run(5, [1]), run(8, [1]), run(9, [1])]}
+    found = search_figures(runs, options)
+    assert (found["search_speedup"], found["clock_speedup"], found["kept"]) == (2.5, 2.5, True)
+    assert search_figures({"before": [run(1, [0])], "after": [run(1, [1])]}, options)["kept"] is False
+    assert "search_speedup" not in search_figures({"after": runs["after"]}, options)

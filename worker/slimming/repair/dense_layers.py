@@ -55,9 +55,12 @@ class DenseLayers:
 
     def inputs(self, model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> list[LayerInput]:
         """Every batch in front of the first layer of the stack."""
-        if stack.name not in self._inputs:
-            self._inputs[stack.name] = stack_inputs(model, stack, batches)
-        return self._inputs[stack.name]
+        if stack.name in self._inputs:
+            return self._inputs[stack.name]
+        found = stack_inputs(model, stack, batches)
+        if self.placement is not None and self.placement.spare:
+            self._inputs[stack.name] = found
+        return found
 
     def records(
         self, layer_pass: LayerPass, inputs: Sequence[LayerInput], consumers: Sequence[Consumer]
