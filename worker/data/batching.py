@@ -19,8 +19,8 @@ from worker.data.prompts import row_tokens
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
 
-FILLED = 1 / 8  # of the tokens of a batch, which a device computes about as fast a token as a full one
-LONGER = 1.25
+FILLED = 512  # tokens of a batch whose matrix products take a CPU hardly longer a token than those of a larger one
+LONGER = 1.25  # times the first row of a batch
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Toke
 def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:
     """Batches of all examples, the shortest first. Only a batch of one example exceeds `tokens_per_batch`.
 
-    A batch with a share of these tokens (`FILLED`) ends where the next row is much longer than its first one, so that
-    little of it is padding.
+    A batch that has FILLED tokens ends where the next row is LONGER than its first one, so that little of it is padding.
     """
     order = sorted(range(len(examples)), key=lambda index: (_length(examples[index], padding), index))
     return [
@@ -142,7 +141,7 @@ def _chunks(
     rows = before = 0
     for index in order:  # lengths rise, so that the last example of a chunk is the longest
         more, length = _num_rows(examples[index]), _length(examples[index], padding)
-        is_filled = rows * before >= FILLED * tokens_per_batch
+        is_filled = rows * before >= FILLED
         is_longer = bool(chunk) and length > LONGER * _length(examples[chunk[0]], padding)
         if chunk and ((rows + more) * length > tokens_per_batch or (is_filled and is_longer)):
             yield chunk

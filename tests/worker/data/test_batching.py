@@ -121,6 +121,20 @@ def test_batches_hold_every_example_once_in_rising_length_under_the_budget(budge
         assert batch.num_examples == 1 or batch.inputs["input_ids"].numel() <= budget
 
 
+def test_little_of_a_batch_is_padding() -> None:
+    padding = Padding("causal", pad=0)
+    examples = [Example((1,) * length, ((2,), (3,)), 0, "") for length in range(20, 80) for _ in range(3)]
+    made = batches(examples, padding, 4096)
+    inputs = [batch.inputs["input_ids"] for batch in made]
+    tokens = sum(len(example.prompt) for example in examples)
+    assert sum(each.numel() for each in inputs) < 1.15 * tokens
+    assert all(each.numel() >= 400 for each in inputs[:-1])
+    shortest = [min(len(examples[index].prompt) for index in batch.index_E.tolist()) for batch in made]
+    assert all(each.shape[1] <= 1.4 * short for each, short in zip(inputs, shortest, strict=True))
+    [alone] = batches([examples[0], examples[-1]], padding, 4096)  # too few tokens for two batches
+    assert alone.num_examples == 2
+
+
 def test_masks_tell_tokens_from_padding() -> None:
     model = TINY["t5"]()
     examples = random_examples("encoder_decoder", 4, tokens=3)
