@@ -8,14 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.worker.test_embedding import TASK as EMBEDDING
-from tests.worker.test_embedding import pairs
-from tests.worker.test_multi_label import PROBLEM, labelled
-from tests.worker.test_multi_label import TASK as MULTI_LABEL
-from tests.worker.test_regression import TASK as REGRESSION
-from tests.worker.test_regression import numbered
-from tests.worker.test_token_classification import KIND as TAGS
-from tests.worker.test_token_classification import tagged_rows
 from transformers import AutoModelForCausalLM
 
 from service.contract.answers.job import Stage
@@ -25,10 +17,18 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.reports.html import render
 from service.storage.artifact_names import MODEL, UNTRAINED
 from tests.support import checkpoints
+from tests.support.embedded_pairs import TASK as EMBEDDING
+from tests.support.embedded_pairs import pairs
 from tests.support.pipeline_jobs import Deployment, Recorder, write_rows
 from tests.support.recoveries import FAST
 from tests.support.searches import run_job
 from tests.support.tiny_models import WITH_HEAD, WITH_TOKEN_HEAD, encoder
+from tests.worker.jobs.test_multi_label import PROBLEM, labelled
+from tests.worker.jobs.test_multi_label import TASK as MULTI_LABEL
+from tests.worker.jobs.test_regression import TASK as REGRESSION
+from tests.worker.jobs.test_regression import numbered
+from tests.worker.jobs.test_token_classification import KIND as TAGS
+from tests.worker.jobs.test_token_classification import tagged_rows
 from worker.checkpoints.kept_indices import apply_kept, read_kept
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.repair.repairs import repair
