@@ -80,6 +80,7 @@ def test_the_walkthrough_runs_as_it_is_written(server: str, model: Path, tmp_pat
     assert httpx.get(job).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_with_another_model(server: str, model: Path, tmp_path: Path) -> None:
     (script,) = [block.content for block in blocks(read("README.md"), SCRIPT)]
     for shown, used in (

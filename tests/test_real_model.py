@@ -78,6 +78,7 @@ def test_the_converted_model_completes_a_sentence(loaded: LoadedModel) -> None:
     assert "Paris" in text
 
 
+@pytest.mark.slow
 def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
     loaded: LoadedModel, review_batches: list[Batch]
 ) -> None:

@@ -16,13 +16,17 @@ WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 UNION_RULES = ("sum", "max", "vote")
 UNIONS = (*combinations(T5_TASKS, 2), *combinations(T5_TASKS, 4))
 SUPERVISIONS = ("labels", "own answers", "entropy")
+MOE_TASKS = ("sst2", "ag_news", "trec", "subj")  # of the model that train_moe.py trains
+EXPERT_RATIOS = (0.25, 0.5, 0.75)
+EXPERT_CRITERIA = ("attribution", "second_moment", "frequency", "router_weight", "reap", "easy_ep", "random", "reverse")
+MERGE_RULES = ("mean", "log_sum_exp")  # of the rows of the router; experts are weighted by their frequency
 
 
 @dataclass(frozen=True)
 class Cell:
     """One slim model. `tasks` are those that it is slimmed for; general ability is what else it can do."""
 
-    part: str  # selectivity, selectivity dev, dial, union or supervision
+    part: str  # selectivity, selectivity dev, dial, union, supervision or experts
     model: str
     tasks: tuple[str, ...]
     method: str
@@ -83,12 +87,22 @@ def supervision(model: str, tasks: tuple[str, ...]) -> Iterator[Cell]:
             yield Cell("supervision", model, (task,), method, ratio, repair)
 
 
+def experts(task: str) -> Iterator[Cell]:
+    """Whole experts of a mixture, the same number of every layer: removed by each criterion, or merged."""
+    yield dense("experts", "moe", (task,))
+    lines = [(name, seed) for name in EXPERT_CRITERIA for seed in (RANDOM_SEEDS if name == "random" else (0,))]
+    lines += [(f"merge {rule}", 0) for rule in MERGE_RULES]
+    for ratio, (method, seed) in product(EXPERT_RATIOS, lines):
+        yield Cell("experts", "moe", (task,), method, ratio, "none", seed=seed)
+
+
 def plan(*, quick: bool) -> list[Cell]:
     """All cells, the quickest first; with `quick` one task of the small T5."""
     small = T5_TASKS[:1] if quick else T5_TASKS
     cells = [*dial("t5", small), *supervision("t5", small)]
     if quick:
         return cells
+    cells += [cell for task in MOE_TASKS for cell in experts(task)]
     cells += unions("t5")
     for lines in (selectivity_forms, selectivity):
         cells += [cell for task in SMOLLM2_TASKS for cell in lines("smollm2", task)]

@@ -9,7 +9,7 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
-from benchmarks.parts.neighbours.cells import T5_TASKS, Cell
+from benchmarks.parts.neighbours.cells import MERGE_RULES, T5_TASKS, Cell
 from benchmarks.parts.quality import inputs
 from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Bench, Rows, answered, judge, objective
 from service.contract.options import Supervision
@@ -19,6 +19,9 @@ from worker.evaluation import answer_scores, judging
 from worker.evaluation.answers import Answers
 from worker.slimming import selection
 from worker.slimming.architectures import architecture_of
+from worker.slimming.merging.clusters import cluster, representatives
+from worker.slimming.merging.merging import merge
+from worker.slimming.merging.router_logits import similarities
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring import attribution, general_rows
@@ -60,7 +63,7 @@ class Neighbours:
         """The figures of a cell."""
         model = copy.deepcopy(self.bench.loaded(cell.model).model)
         if cell.method != "dense":
-            self._slim(model, cell)
+            (self._remove_experts if cell.part == "experts" else self._slim)(model, cell)
         found = [
             judge(model, self.rows(cell.model, task, _split(cell)), self.rows(cell.model, task)) for task in cell.tasks
         ]
@@ -86,6 +89,21 @@ class Neighbours:
             rows = self.rows(cell.model, cell.tasks[0])
             repair(RepairInput(model, architecture, kept, CalibrationBatches(batches, objective(rows))), cell.repair)
         slicing.cut(model, architecture, kept, layout)
+
+    def _remove_experts(self, model: Any, cell: Cell) -> None:
+        architecture, rows = architecture_of(model), self.rows(cell.model, cell.tasks[0])
+        groups = locate(model, architecture, ["experts"])
+        rule = cell.method.removeprefix("merge ")
+        criterion = "frequency" if rule in MERGE_RULES else cell.method
+        options = Options(objective=objective(rows), seed=cell.seed)
+        scores = attribution.score(model, architecture, ["experts"], rows.batches, criterion, options).scores
+        kept = selection.select(scores, groups, cell.ratio, 1, Rules("layer", "uniform"))
+        if rule in MERGE_RULES:
+            similar = similarities(model, groups, rows.batches, lambda done: None)
+            clusters = {site: cluster(similar[site], scores[site], kept_K.numel()) for site, kept_K in kept.items()}
+            merge(model, groups, clusters, scores, rows.batches, rule)
+            kept = {site: representatives(found, scores[site]).sort().values for site, found in clusters.items()}
+        slicing.cut(model, architecture, kept, "uniform")
 
     def _calibration(self, model: Any, cell: Cell, units: list[str]) -> list[Batch]:
         """The batches that scores and repair are fitted on."""

@@ -9,8 +9,13 @@ from typing import Any
 
 from benchmarks.parts.neighbours.cells import (
     DEV_RATIOS,
+    EXPERT_CRITERIA,
+    EXPERT_RATIOS,
     FORMS,
     LAYERWISE,
+    MERGE_RULES,
+    MOE_TASKS,
+    RANDOM_SEEDS,
     SMALL_RATIOS,
     SUPERVISIONS,
     T5_TASKS,
@@ -20,6 +25,8 @@ from benchmarks.parts.neighbours.cells import (
     dense,
 )
 from benchmarks.parts.neighbours.measure import Measurement
+from service.contract.criteria import default_criterion
+from service.contract.options import Repair
 from service.contract.request.recovery import Recovery
 
 Measured = Mapping[Cell, Measurement]
@@ -28,6 +35,7 @@ UNKNOWN = "·"
 CONSTANT = {"sst2": 0.5, "squad_short": 0.0}
 REPAIR_NAMES = {"none": "none", LAYERWISE: "layerwise"}
 DEFAULT_RECOVERY = Recovery().method.value
+DEFAULT_CRITERION = default_criterion(Repair.none).value  # of experts, which no repair serves
 PRIVATE = "labels, exponential"  # the series of privacy.json with private labels
 
 
@@ -35,7 +43,7 @@ def document(measured: Measured) -> str:
     """All tables as Markdown."""
     selective = (_selectivity_forms(measured), *(_selectivity(measured, task) for task in CONSTANT))
     parts = (*selective, _dial(measured), _unions(measured))
-    return "\n\n".join((*parts, _supervision(measured)))
+    return "\n\n".join((*parts, _supervision(measured), _experts(measured)))
 
 
 def figures(measured: Measured, directory: Path) -> dict[str, Any]:
@@ -45,7 +53,7 @@ def figures(measured: Measured, directory: Path) -> dict[str, Any]:
         "recovered_share_at_70": _recovered_share(directory / "recovery.json"),
         "private_kept_at_epsilon": _private_shares(directory / "privacy.json"),
         "recovered_share_at_80": None,
-        "experts_kept_at_50": None,
+        "experts_kept_at_50": _experts_kept(measured, DEFAULT_CRITERION, 0.5),
     }
 
 
@@ -210,6 +218,33 @@ def _kept(pairs: Sequence[tuple[Measurement | None, Measurement | None]]) -> str
     total = sum(before.metric for _, before in known)
     half_width = sum(found.half_width**2 for found, _ in known) ** 0.5
     return f"{100 * sum(found.metric for found, _ in known) / total:.1f} ± {100 * half_width / total:.1f}"
+
+
+def _experts_kept(measured: Measured, method: str, ratio: float) -> float | None:
+    """The mean accuracy over the tasks, divided by the dense model's."""
+    pairs = [_of_experts(measured, task, method, ratio) for task in MOE_TASKS]
+    known = [(found, before) for found, before in pairs if found is not None and before is not None]
+    if len(known) < len(pairs):
+        return None
+    return round(sum(found.metric for found, _ in known) / sum(before.metric for _, before in known), 4)
+
+
+def _of_experts(
+    measured: Measured, task: str, method: str, ratio: float, seed: int = 0
+) -> tuple[Measurement | None, Measurement | None]:
+    """(slim, dense) of one task."""
+    cell = Cell("experts", "moe", (task,), method, ratio, "none", seed=seed)
+    return measured.get(cell), measured.get(dense("experts", "moe", (task,)))
+
+
+def _experts(measured: Measured) -> str:
+    lines = [(name, seed) for name in EXPERT_CRITERIA for seed in (RANDOM_SEEDS if name == "random" else (0,))]
+    rows = []
+    for method, seed in [*lines, *((f"merge {rule}", 0) for rule in MERGE_RULES)]:
+        each = [[_of_experts(measured, task, method, ratio, seed) for task in MOE_TASKS] for ratio in EXPERT_RATIOS]
+        rows.append([f"{method}, seed {seed}" if method == "random" else method, *map(_kept, each)])
+    heads = ["method", *(f"{ratio:.0%}" for ratio in EXPERT_RATIOS)]
+    return _table("Mixture of experts, experts removed: percent of the dense mean over four tasks", heads, rows)
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

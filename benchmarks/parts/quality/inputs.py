@@ -50,6 +50,11 @@ def larger_t5(_: Path, state: Path) -> Source:
     return _with_wordings(state / "t5-large")
 
 
+def mixture(state: Path) -> Source:
+    """The mixture of experts that `train_moe.py` has written to `moe` in the state directory."""
+    return _with_wordings(state / "moe")
+
+
 def _with_wordings(directory: Path) -> Source:
     own = json.loads((directory / "templates.json").read_text())
     tasks = {
