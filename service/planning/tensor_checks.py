@@ -6,10 +6,10 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.families.family import DERIVED_SIZE
+from service.models.families.family import DERIVED_SIZE
+from service.models.tensors.adapter_names import module_and_part, name_in_files
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
-from service.tensors.adapter_names import module_and_part, name_in_files
 
 # Config fields with the number of layers of a stack, the first one that is there.
 LAYER_COUNTS = {

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Self
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
 from service.contract.request.task import ModelSource
-from service.families.family import ModelFamily
-from service.families.sentence_encoder import read_sentence_encoder
-from service.families.source_config import effective_config
-from service.families.table import family_of, with_adapter_head
+from service.models.families.family import ModelFamily
+from service.models.families.sentence_encoder import read_sentence_encoder
+from service.models.families.source_config import effective_config
+from service.models.families.table import family_of, with_adapter_head
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter, read_adapter
 from service.sources.directories import Directory, StoredDirectory, read_json

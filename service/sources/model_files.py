@@ -2,8 +2,8 @@
 
 from fnmatch import fnmatch
 
-from service.families.per_layer import MODELLING_FILE
-from service.families.sentence_encoder import NESTED
+from service.models.families.per_layer import MODELLING_FILE
+from service.models.families.sentence_encoder import NESTED
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

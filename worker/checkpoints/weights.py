@@ -12,11 +12,11 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.family import AUTO_CLASSES as AUTO_CLASS_NAMES
-from service.families.family import ModelFamily
-from service.families.source_config import TEXT_PREFIXES, effective_config, plain_name
+from service.models.families.family import AUTO_CLASSES as AUTO_CLASS_NAMES
+from service.models.families.family import ModelFamily
+from service.models.families.source_config import TEXT_PREFIXES, effective_config, plain_name
+from service.models.tensors import adapter_names
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
-from service.tensors import adapter_names
 from worker.checkpoints.encoders import pooler_argument
 from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.sources.validation import read_json, weight_files

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
-from service.families.config_checks import check_settings
-from service.families.family import ModelFamily
-from service.families.named_head import check_head
-from service.families.source_config import effective_config
-from service.families.table import family_of, own_code, with_adapter_head
+from service.models.families.config_checks import check_settings
+from service.models.families.family import ModelFamily
+from service.models.families.named_head import check_head
+from service.models.families.source_config import effective_config
+from service.models.families.table import family_of, own_code, with_adapter_head
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from service.sources.quantised_weights import StoredWeights, stored_weights
 from service.sources.safetensors_header import TensorShape
