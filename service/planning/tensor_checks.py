@@ -6,10 +6,10 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.families.family import DERIVED_SIZE
+from service.models.families.family import DERIVED_SIZE
+from service.models.tensors.adapter_names import module_and_part, name_in_files
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
-from service.tensors.adapter_names import module_and_part, name_in_files
 
 # Config fields with the number of layers of a stack, the first one that is there.
 LAYER_COUNTS = {
@@ -20,6 +20,8 @@ LAYER_COUNTS = {
     "model.decoder.layers": ("decoder_layers", "decoder.num_hidden_layers", "num_hidden_layers"),
     "distilbert.transformer.layer": ("n_layers", "num_hidden_layers"),
 }
+
+BIAS = "lora_B.bias"  # the bias of a module's adapter
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:
@@ -36,8 +38,17 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     if lacking and not checkpoint.has_unread_adapter:
         message = f"{model_class} needs weights that the checkpoint lacks: {', '.join(lacking[:3])}"
         raise InvalidModel(message, param="model.uri")
+    _check_vocabulary(checkpoint)
     if checkpoint.adapter:
         _check_adapter(checkpoint.adapter, checkpoint, needed)
+
+
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
+    """Raise InvalidModel for an embedding of another number of tokens than config.json says."""
+    size, embedding = checkpoint.config.get("vocab_size"), checkpoint.tensors.get(checkpoint.names.embedding)
+    if embedding is not None and type(size) is int and embedding.shape[:1] != (size,):
+        message = f"config.json says {size} in 'vocab_size', and {checkpoint.names.embedding} has the shape"
+        raise InvalidModel(f"{message} {embedding.shape}", param="model.uri")
 
 
 def check_head_count(checkpoint: Checkpoint) -> None:
@@ -93,6 +104,9 @@ def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -
             message = f"the adapter's tensor {name} belongs to no module of {checkpoint.family.model_class}"
             message += ": give an adapter of this model with this head"
             raise InvalidModel(message, param="model.adapter_uri")
+        if part == BIAS and target.replace(".weight", ".bias") not in checkpoint.tensors:
+            message = f"the adapter's tensor {name} cannot be merged, because {module} has no bias"
+            raise InvalidModel(f"{message}: train the adapter without `lora_bias`", param="model.adapter_uri")
         if not _fits(part, adapter.tensors[name].shape, shapes[target]):
             message = (
                 f"the adapter's tensor {name} does not fit the weight {target}, which has the shape {shapes[target]}"
