@@ -151,7 +151,7 @@ def figures(found: dict[str, list[Searched]], options: argparse.Namespace) -> di
     """The JSON object."""
 
     def median(runs: Sequence[Searched], name: str) -> float:
-        return statistics.median(getattr(each, name) for each in runs)
+        return statistics.median(float(getattr(each, name)) for each in runs)
 
     after, before = found["after"], found.get("before")
     speedups = {

@@ -49,10 +49,10 @@ class RepairInput:
     # Path of a consumer -> moments of its input in the dense model, from `measure_moments`. None: the repair measures
     # them in passes of its own over the rows.
     moments: Mapping[str, Moments] | None = None
-    # What the layers of the dense model write, for several repairs of the same model. None: each repair runs them.
-    dense: DenseLayers | None = None
     # Called with batches done and batches in all, over all passes, after each batch; may raise to end the repair.
     on_progress: Progress = ignore_progress
+    # What the layers of the dense model write, for several repairs of the same model. None: each repair runs them.
+    dense: DenseLayers | None = None
     # Fitted weights are rounded to numbers that this dtype can hold, so that later fits see what will be saved.
     rounded_to: torch.dtype | None = None
     # Called with the hidden states behind the last layer of the repaired and cut model (B, T, D), batch by batch, by a

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.contract.options import Unit
 from tests.support.architecture_rows import distinct, having, having_blocks
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
@@ -26,7 +27,7 @@ torch.set_num_threads(1)
 
 METHOD = "least_squares_layerwise"
 BLOCKS = distinct(having_blocks())
-HEADS = [name for name in BLOCKS if name in having("heads")]
+HEADS = [name for name in BLOCKS if name in having(Unit.heads)]
 STACKS = {name: architecture_of(TINY[name]()).stacks for name in BLOCKS}
 ALONE = [name for name in BLOCKS if len(STACKS[name]) == 1]
 
@@ -123,8 +124,8 @@ def test_states_behind_the_last_layer_give_the_scores_of_the_cut_model(family: s
 
 def test_states_are_given_where_a_layer_is_removed() -> None:
     model, states = TINY["llama"](), list[Tensor]()
-    kept = of_each(model, ["ffn"], 2) | {Site("decoder", 1, "layers"): torch.arange(0)}
-    kept |= {Site("decoder", 0, "layers"): torch.arange(1)}
+    of_layers = {Site("decoder", index, "layers"): torch.arange(1 - index) for index in range(2)}
+    kept = {**of_each(model, ["ffn"], 2), **of_layers}
     given = input_of("llama", model, kept)
     repair(replace(given, on_states=states.extend), METHOD)
     cut(model, architecture_of(model), kept)
