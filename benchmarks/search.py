@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/search.py --against DIRECTORY [--quick] [--rounds 2] [--calibration 64]
         [--evaluation 256] [--floor 0.95] [--criterion attribution]
 
-SmolLM2-135M-Instruct with the multi-task adapter, or the small T5 with `--quick`, is slimmed for SST-2: FFN neurons and
-heads, a width for each layer, the default repair. The units are scored once; both checkouts then search with the same
+SmolLM2-135M-Instruct with the multi-task adapter, or with `--quick` a random Llama of 8 layers of 256 channels, is
+slimmed for SST-2: FFN neurons and heads, a width for each layer, the default repair. A random model knows nothing, so
+that its search may end without a model; it measures as many. The units are scored once; both checkouts then search with the same
 scores and the same dense answers, each in a process of its own. Without `--against` this checkout alone is measured.
 
 The last line is one JSON object: `search_speedup` is the ratio of the medians of the processor seconds, those before to
@@ -33,13 +34,17 @@ import torch
 
 from benchmarks.parts.quality.inputs import SOURCES, Source
 from service.contract.answers.job import Stage
+from service.contract.answers.result import CurvePoint
+from service.contract.errors import TargetUnreachable
 from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support import checkpoints
 from tests.support.pipeline_jobs import Recorder
 from tests.support.prepared_jobs import PreparedJob, prepare
 from tests.support.searches import save_nothing
+from tests.support.tiny_models import causal
 from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.scores.attribution import attribute, step_ratios
@@ -49,6 +54,17 @@ TASK = "sst2"
 UNITS: dict[str, Any] = {
     "method": {"units": ["ffn", "heads"], "scope": "global"},
     "output": {"layout": "per_layer", "round_to": 1},
+}
+
+
+RANDOM: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
 }
 
 
@@ -66,7 +82,7 @@ class Searched:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="a checkout of this repository to compare with")
-    parser.add_argument("--quick", action="store_true", help="the small T5")
+    parser.add_argument("--quick", action="store_true", help="a random model")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--calibration", type=int, default=64)
     parser.add_argument("--evaluation", type=int, default=256)
@@ -99,26 +115,43 @@ def in_a_process(checkout: Path, state: Path) -> Searched:
 def searched(options: argparse.Namespace, state: Path) -> Searched:
     """Run the search of the job in this process, in one thread."""
     torch.set_num_threads(1)
-    source = SOURCES["t5" if options.quick else "smollm2"](options.shared, Settings().state)
+    source = random_llama(state / "random") if options.quick else SOURCES["smollm2"](options.shared, Settings().state)
     progress = Recorder([Stage.search])
     root = Path(tempfile.mkdtemp(dir=state))
     storage = Storage((root / "artifacts").as_uri())
     job = prepare(new_record(request(source, options)), root, Settings(state=root, device="cpu"), storage, progress)
     dense, path = measured_once(job, state / "measured")
     cpu, clock = time.thread_time(), time.perf_counter()
-    chosen = search(job.context, job.task_model, dense, path, save_nothing)
+    candidate, curve = None, list[CurvePoint]()
+    try:
+        chosen = search(job.context, job.task_model, dense, path, save_nothing)
+        candidate, curve = chosen.candidate, chosen.curve
+    except TargetUnreachable as error:
+        curve = error.curve
     cpu, clock = time.thread_time() - cpu, time.perf_counter() - clock
-    points = [(point.ratio, point.examples, point.share, point.meets) for point in chosen.curve]
     return Searched(
         cpu,
         clock,
-        removed=chosen.candidate.ratio,
-        kept={str(site): kept_K.tolist() for site, kept_K in chosen.candidate.kept.items()},
+        removed=candidate.ratio if candidate else 0.0,
+        kept={str(site): kept_K.tolist() for site, kept_K in candidate.kept.items()} if candidate else {},
         models=[
-            {"removed": round(ratio, 4), "rows": rows, "share": share and round(share.value, 4), "meets": meets}
-            for ratio, rows, share, meets in points
+            {
+                "removed": round(point.ratio, 4),
+                "rows": point.examples,
+                "share": None if point.share is None else round(point.share.value, 4),
+                "meets": point.meets,
+            }
+            for point in curve
         ],
     )
+
+
+def random_llama(directory: Path) -> Source:
+    """A model that is written once, with words that its tokenizer knows as labels."""
+    if not directory.exists():
+        checkpoints.save(directory, causal("llama", **RANDOM))
+    labels = {name: name for name in ("negative", "positive")}
+    return Source(directory, tasks={TASK: {"template": "{text}:", "labels": labels}})
 
 
 def measured_once(job: PreparedJob, file: Path) -> tuple[Measured, ScorePath]:

@@ -96,7 +96,7 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Toke
 def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:
     """Batches of all examples, the shortest first. Only a batch of one example exceeds `tokens_per_batch`.
 
-    A batch that has FILLED tokens ends where the next row is LONGER than its first one, so that little of it is padding.
+    A batch that has FILLED tokens ends where the next row is LONGER than its first one: little of it is padding.
     """
     order = sorted(range(len(examples)), key=lambda index: (_length(examples[index], padding), index))
     return [
