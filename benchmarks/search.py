@@ -5,8 +5,9 @@
 
 SmolLM2-135M-Instruct with the multi-task adapter, or with `--quick` a random Llama of 8 layers of 256 channels, is
 slimmed for SST-2: FFN neurons and heads, a width for each layer, the default repair. A random model knows nothing, so
-that its search may end without a model; it measures as many. The units are scored once; both checkouts then search with the same
-scores and the same dense answers, each in a process of its own. Without `--against` this checkout alone is measured.
+that its search may end without a model; it measures as many. The units are scored once; both checkouts then search with
+the same scores and the same dense answers, each in a process of its own. Without `--against` this checkout alone is
+measured.
 
 The last line is one JSON object: `search_speedup` is the ratio of the medians of the processor seconds, those before to
 those after; `clock_speedup` is that of the clock. `kept` says whether both searches kept the same units, and every
