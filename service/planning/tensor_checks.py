@@ -38,8 +38,17 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     if lacking and not checkpoint.has_unread_adapter:
         message = f"{model_class} needs weights that the checkpoint lacks: {', '.join(lacking[:3])}"
         raise InvalidModel(message, param="model.uri")
+    _check_vocabulary(checkpoint)
     if checkpoint.adapter:
         _check_adapter(checkpoint.adapter, checkpoint, needed)
+
+
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
+    """Raise InvalidModel for an embedding of another number of tokens than config.json says."""
+    size, embedding = checkpoint.config.get("vocab_size"), checkpoint.tensors.get(checkpoint.names.embedding)
+    if embedding is not None and type(size) is int and embedding.shape[:1] != (size,):
+        message = f"config.json says {size} in 'vocab_size', and {checkpoint.names.embedding} has the shape"
+        raise InvalidModel(f"{message} {embedding.shape}", param="model.uri")
 
 
 def check_head_count(checkpoint: Checkpoint) -> None:

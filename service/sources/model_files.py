@@ -6,6 +6,7 @@ from service.models.families.per_layer import MODELLING_FILE
 from service.models.families.sentence_encoder import NESTED
 
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

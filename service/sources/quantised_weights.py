@@ -181,7 +181,8 @@ def _check_plain(tensors: Tensors, named: Quantisation | None, model: str) -> No
     """Raise InvalidModel for the first tensor that belongs to a quantisation, and to no quantised weight."""
     for name, tensor in sorted(tensors.items()):
         is_integer = name.endswith(".weight") and tensor.dtype in INTEGERS
-        if BESIDE.fullmatch(name) or is_integer or tensor.dtype.startswith(("F8", "F6", "F4")):
+        is_small_float = tensor.dtype.startswith(("F8", "F6", "F4")) and tensor.dtype not in FLOATS
+        if BESIDE.fullmatch(name) or is_integer or is_small_float:
             found = f"the tensor {name} ({tensor.dtype})"
             if named is None:
                 message = f"the weights of {model} are quantised ({found}), and config.json has no quantization_config"

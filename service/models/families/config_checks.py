@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
+from service.models.families.config_values import check_values
 from service.models.families.family import ModelFamily
 from service.models.tensors import gemma4
 
@@ -13,8 +14,10 @@ LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each
 def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
     """Raise InvalidModel for a padding token that the model cannot have, or that its class needs and lacks, and for
     other fields with which the class fails or which a slim model cannot have."""
+    check_values(config)
     _check_padding(config, family)
     for stack in family.names.stacks:
+        check_values(stack.config_in(config))
         if family.kind in ("causal", "decoder_classifier") or stack.part:
             own = stack.config_in(config)
             _check_padding_token(own)
