@@ -26,6 +26,7 @@ const STAGES = [
   "quantise",
   "upload"
 ];
+const EXPORTS = ["gguf", "onnx", "mlx"]; // formats of other runtimes
 const MAX_EVENTS = 200;
 const FEW_FILES = 12; // a longer list of files, as of a sweep, starts closed
 
@@ -142,12 +143,14 @@ function stageList(job) {
 }
 
 /** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
-function leftOut({ method, target, recovery, task, tasks = [] }) {
+function leftOut({ method, target, recovery, output, task, tasks = [] }) {
   const writes = [task, ...tasks].some((each) => each?.synthesis);
   const omitted = [
     ...(writes ? [] : ["synthesise"]),
     ...(recovery ? [] : ["recover"]),
     ...(method.controls ? [] : ["controls"]),
+    ...(output.formats.some((format) => EXPORTS.includes(format)) ? [] : ["export"]),
+    ...(output.quantise.length ? [] : ["quantise"]),
     ...(method.repair === "none" ? ["repair"] : [])
   ];
   const { keep_metric: floor, latency_ms: bound, sweep, general_weights: weights } = target;
