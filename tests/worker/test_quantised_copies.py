@@ -21,7 +21,10 @@ from service.reports.formatting import interval, size
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import causal
+from worker import pipeline
+from worker.checkpoints.loading import LoadedModel
 from worker.quantisation import files, precisions
+from worker.stages.task_model import load
 
 PRECISIONS = ["w8a8", "w4a16"]
 
@@ -117,6 +120,25 @@ def test_card_describes_the_copies(downloaded: Downloaded) -> None:
         assert f"```python\n{copy.snippet.strip()}\n```" in text
         assert f"`{copy.command}`" in text
     assert "a scale for each 32 weights of a row" in text
+
+
+def test_the_dense_model_of_a_search_is_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search cuts copies, so that the figures of its quantised dense model are those of a model that is loaded anew."""
+    loads: list[Path] = []
+
+    def counted(context: Any, model: Path, adapter: Path | None) -> LoadedModel:
+        loads.append(model)
+        return load(context, model, adapter)
+
+    monkeypatch.setattr(pipeline, "load", counted)
+    found, copies = deployment(tmp_path), {}
+    for target in ({"ratio": 0.3}, {"sweep": [0.1, 0.3]}):
+        before = len(loads)
+        result = found.run(found.request(target=target, output={"round_to": 32, "quantise": PRECISIONS}))
+        copies[len(loads) - before] = result.quantised
+    assert copies.keys() == {2, 1}
+    again, same = ([(each.metrics.dense, each.bytes.dense) for each in copies[count]] for count in (2, 1))
+    assert same == again
 
 
 def test_a_search_for_a_floor_judges_the_quantised_model(tmp_path: Path) -> None:

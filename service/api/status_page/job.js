@@ -86,10 +86,21 @@ function head({ job, facts: line, buttons: actions }) {
       "p",
       { className: "note" },
       adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `,
-      `Target: ${targetWords(job.request.target)}.`
+      `Target: ${targetWords(job.request.target)}.`,
+      afterwards(job.request).map((part) => ` ${part}`)
     ),
     line
   ];
+}
+
+/** What becomes of the model after the cut, in words. */
+function afterwards({ recovery, output }) {
+  const exports = output.formats.filter((format) => EXPORTS.includes(format));
+  return [
+    recovery && `Recovery: ${recovery.method}, at most ${duration(recovery.seconds)}.`,
+    exports.length && `Exports: ${exports.join(", ")}.`,
+    output.quantise.length && `Quantised copies: ${output.quantise.join(", ")}.`
+  ].filter(Boolean);
 }
 
 function facts(job) {
