@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -51,7 +50,7 @@ class Downloaded:
 
 
 @pytest.fixture(scope="module")
-def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloaded]:
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Downloaded:
     """A job with copies, whose prompts are cut to two words."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("copies")
@@ -61,7 +60,7 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloaded]
     result = found.run(found.request(task=task, output={"round_to": 32, "quantise": PRECISIONS}))
     found.download(root / "files")
     rows = [json.loads(line) for line in Path(evaluation.removeprefix("file://")).read_text().splitlines()]
-    yield Downloaded(result, root / "files", rows)
+    return Downloaded(result, root / "files", rows)
 
 
 def test_a_job_has_four_models_side_by_side(downloaded: Downloaded) -> None:
@@ -123,7 +122,7 @@ def test_card_describes_the_copies(downloaded: Downloaded) -> None:
 
 
 def test_the_dense_model_of_a_search_is_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search cuts copies, so that the figures of its quantised dense model are those of a model that is loaded anew."""
+    """A search cuts copies, so that the figures of its quantised dense model are those of one that is loaded anew."""
     loads: list[Path] = []
 
     def counted(context: Any, model: Path, adapter: Path | None) -> LoadedModel:

@@ -92,8 +92,8 @@ Other evaluations:
 {% if copies %}
 ## Quantised copies
 
-The job stored these copies of the model beside it, each measured on the same rows. Embeddings, norms and the head are as
-they were. A copy has a `task.json` of its own{% if labelled %}, with label offsets that are fitted to it{% endif %}.
+The job stored these copies of the model beside it, each measured on the same rows. Embeddings, norms and the head are
+as they were. A copy has a `task.json` of its own{% if labelled %}, with label offsets that are fitted to it{% endif %}.
 
 | precision | directory | weights | size | {{ metric }} |
 | --- | --- | --- | --- | --- |

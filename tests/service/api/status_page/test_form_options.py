@@ -17,7 +17,7 @@ from tests.support.tiny_models import causal
 def choose(tab: Tab, name: str, *values: str) -> None:
     """Click on the boxes of a field."""
     for value in values:
-        tab.run(f"document.querySelector('[name=\"{name}\"][value=\"{value}\"]').click()")
+        tab.run(f'document.querySelector(\'[name="{name}"][value="{value}"]\').click()')
 
 
 def is_shown(tab: Tab, name: str) -> bool:
@@ -93,7 +93,9 @@ def test_form_asks_for_formats_and_copies(page: str, tab: Tab, body: dict[str, A
     assert shown_request(tab)["output"]["formats"] == []  # which the API refuses
 
 
-def test_refusals_of_a_plan_are_shown_at_their_fields(page: str, tab: Tab, body: dict[str, Any], tmp_path: Path) -> None:
+def test_refusals_of_a_plan_are_shown_at_their_fields(
+    page: str, tab: Tab, body: dict[str, Any], tmp_path: Path
+) -> None:
     checkpoints.save(tmp_path / "llama", causal("llama", hidden_size=64, intermediate_size=256))
     tab.open(f"{page}#/new")
     fill_form(tab, body | {"model": {"uri": (tmp_path / "llama").as_uri()}})
@@ -132,7 +134,12 @@ CARRIED: dict[str, dict[str, Any]] = {
     "files": {
         "task": TASK | {"synthesis": {"rows": 9}},
         "method": {"repair": "none"},
-        "output": {"formats": ["indices", "gguf"], "gguf_types": ["f16"], "quantise": ["int8"], "uri": "hf://owner/name"},
+        "output": {
+            "formats": ["indices", "gguf"],
+            "gguf_types": ["f16"],
+            "quantise": ["int8"],
+            "uri": "hf://owner/name",
+        },
         "recovery": None,
     },
     "general": {"task": TASK | {"general": TEXTS}, "method": {"general_weight": 0.2}, "recovery": {"method": "lora"}},
