@@ -5,9 +5,9 @@
 The servers and the client are separate processes; the servers have the same uvicorn settings. Rounds alternate between
 the servers, so that other load on the machine affects all of them; a figure is the median over rounds. A submission
 names a local model and rows, passes every check and is recorded and queued; a read is GET /jobs/{id} of one job. The
-figures are written to api_load.json. The last line is one JSON object: the product's throughput divided by the bare
-app's (aims: submit_ratio 0.6, read_ratio 0.8), the worse ratio of the two 99th percentiles of latency (p99_ratio, aim
-at most 2), and the ratios of processor time for one request, which do not depend on other load.
+figures are written to results/api_load.json. The last line is one JSON object: the product's throughput divided by the
+bare app's (aims: submit_ratio 0.6, read_ratio 0.8), the worse ratio of the two 99th percentiles of latency (p99_ratio,
+aim at most 2), and the ratios of processor time for one request, which do not depend on other load.
 
 The product puts every job into RQ at once, as the bare app does. By default a tenant has at most eight jobs in RQ, and
 nearly all jobs of a run wait outside it, which is cheaper: those figures are `waiting`.
@@ -38,7 +38,7 @@ from tests.support.jobs import checkpoint, request
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
-RESULT = Path(__file__).with_name("api_load.json")
+RESULT = ROOT / "benchmarks" / "results" / "api_load.json"
 CONNECTIONS = 8
 UNLIMITED = "1000000"  # jobs of a tenant in RQ: more than a run submits
 Figures = dict[str, float]
@@ -98,7 +98,7 @@ def compare(
 def measure(server: Server, method: str, path: str, count: int, body: bytes) -> Figures:
     """Throughput, latencies and processor time per request, of `count` requests by a client process."""
     url, before = server.url + path, server.cpu_seconds()
-    command = [sys.executable, "-m", "benchmarks.api_load_bench.client", method, url, str(count), str(CONNECTIONS)]
+    command = [sys.executable, "-m", "benchmarks.parts.api_load.client", method, url, str(count), str(CONNECTIONS)]
     answer = subprocess.run(command, input=body, capture_output=True, cwd=ROOT, check=False)
     if answer.returncode != 0:
         raise RuntimeError(answer.stderr.decode()[-2000:])
@@ -145,7 +145,7 @@ def job_path(app: str, url: str, body: bytes, redis_url: str) -> str:
 def bare(redis_url: str) -> Iterator[Server]:
     port = free_port()
     with serving(
-        ["-m", "benchmarks.api_load_bench.bare_app", redis_url, str(port)], {}, f"http://127.0.0.1:{port}"
+        ["-m", "benchmarks.parts.api_load.bare_app", redis_url, str(port)], {}, f"http://127.0.0.1:{port}"
     ) as server:
         yield server
 

@@ -36,7 +36,7 @@ from transformers import PreTrainedModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench.inputs import smollm2_checkpoint
+from benchmarks.parts.quality.inputs import smollm2_checkpoint
 from service.settings import Settings
 from worker.checkpoints.loading import load_model
 from worker.slimming import selection
@@ -47,8 +47,8 @@ from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
 from worker.slimming.selection import Rules
-from worker.slimming.surgery import copy_sharing_tensors
-from worker.slimming.units import locate
+from worker.slimming.surgery.slicing import copy_sharing_tensors
+from worker.slimming.units.locating import locate
 
 LLAMA = ARCHITECTURES["llama"]
 ROWS = 16

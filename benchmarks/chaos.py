@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/chaos.py [--quick] [--seed N] [--keep DIR]
 
-Redis with an append-only file, an S3 server, the API and two workers run as separate processes, which are started
-again when they exit. Forty jobs are submitted while the faults of `chaos_bench.faults` are injected in a random order.
-A few jobs have a target that a worker finds to be unreachable. The figures are written to chaos.json. The last line is
-one JSON object: `lost` counts jobs that are unknown or ended with the wrong status, `stuck` those that did not end in
-time, `doubled` those with more than one result, files of a lost attempt, or more than one job for an idempotency key.
+Redis with an append-only file, an S3 server, the API and two workers run as separate processes, which are started again
+when they exit. Forty jobs are submitted while the faults of `parts/chaos/faults.py` are injected in a random order. A
+few jobs have a target that a worker finds to be unreachable. The figures are written to results/chaos.json. The last
+line is one JSON object: `lost` counts jobs that are unknown or ended with the wrong status, `stuck` those that did not
+end in time, `doubled` those with more than one result, files of a lost attempt, or more than one job for an idempotency
+key.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.chaos_bench import audit as chaos_audit
-from benchmarks.chaos_bench.client import Client
-from benchmarks.chaos_bench.deployment import Deployment, deployed
-from benchmarks.chaos_bench.faults import Fault, inject
+from benchmarks.parts.chaos import audit as chaos_audit
+from benchmarks.parts.chaos.client import Client
+from benchmarks.parts.chaos.deployment import Deployment, deployed
+from benchmarks.parts.chaos.faults import Fault, inject
 from service.infrastructure.redis_client import connect
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage
@@ -36,7 +37,7 @@ from tests.support.jobs import TEMPLATE, checkpoint, rows_file
 JOBS = 40
 UNREACHABLE = frozenset({7, 19, 31})  # numbers of the requests with an unreachable target
 INLINE_EVERY = 5  # one in five requests has its evaluation rows inline
-RESULT = Path(__file__).with_name("chaos.json")
+RESULT = ROOT / "benchmarks" / "results" / "chaos.json"
 REPORT_SECONDS = 15.0
 # Settings for a deployment with many faults; all others have their defaults.
 SETTINGS = {"SLIM_MAX_ATTEMPTS": "6", "SLIM_TOKENS_PER_BATCH": "32"}

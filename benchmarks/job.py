@@ -36,10 +36,10 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 import psutil
 
-from benchmarks.job_bench.sampled_process import VARIABLE
-from benchmarks.job_bench.sampler import WORK
-from benchmarks.quality_bench.inputs import SOURCES, Source
-from service.contract.request import JobRequest
+from benchmarks.parts.job.sampled_process import VARIABLE
+from benchmarks.parts.job.sampler import WORK
+from benchmarks.parts.quality.inputs import SOURCES, Source
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
@@ -119,7 +119,7 @@ def run(
     variables = {"SLIM_REDIS_URL": settings.redis_url, "SLIM_STATE": str(settings.state), "SLIM_DEVICE": "cpu"}
     environment = os.environ | variables | {VARIABLE: str(file), "PYTHONPATH": str(ROOT)}
     found: dict[str, list[Measured]] = {name: [] for name in requests}
-    command = [sys.executable, "-c", "from benchmarks.job_bench.sampled_worker import main; main()"]
+    command = [sys.executable, "-c", "from benchmarks.parts.job.sampled_worker import main; main()"]
     with subprocess.Popen(command, env=environment, stdout=sys.stderr) as worker, ExitStack() as stack:
         stack.callback(worker.kill)
         for repetition in range(repetitions + 1):

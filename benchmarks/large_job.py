@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.streaming import write_model
 from service.contract.answers.job import Stage
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

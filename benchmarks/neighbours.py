@@ -2,14 +2,16 @@
 
     .venv/bin/python benchmarks/neighbours.py [--quick] [--parts PART ...]
 
-The parts are `selectivity dev`, which chooses the form on dev rows, `selectivity`, `dial`, `union` and `supervision`.
-Each cell is written to neighbours.jsonl when it is measured; a run that was interrupted continues where it stopped.
-The last line is one JSON object; a figure is null until its cells are measured. `reverse_collapse_at` is the least
-ratio at which the reverse of `selectivity` without a repair has lost half of what the dense model has above a constant
-answer. `general_dial_gain` is the gain of the other tasks' mean metric at half weight, in points, at half the size.
-`private_kept_at_epsilon` has the share of the dense accuracy by the budget of a token, from privacy.json.
+The parts are `selectivity dev`, which chooses the form on dev rows, `selectivity`, `dial`, `union`, `supervision` and
+`experts`, for the model that `train_moe.py` has written to `moe` in the state directory. Each cell is written to
+results/neighbours.jsonl when it is measured; a run that was interrupted continues where it stopped. The last line is
+one JSON object; a figure is null until its cells are measured. `reverse_collapse_at` is the least ratio at which the
+reverse of `selectivity` without a repair has lost half of what the dense model has above a constant answer.
+`general_dial_gain` is the gain of the other tasks' mean metric at half weight, in points, at half the size.
+`private_kept_at_epsilon` has the share of the dense accuracy by the budget of a token, from results/privacy.json.
 `recovered_share_at_70` is the share of the lost metric that the default recovery wins back on the tasks of
-recovery.json. `recovered_share_at_80` and `experts_kept_at_50` are not measured yet.
+results/recovery.json. `experts_kept_at_50` is the share of the dense accuracy, by the default criterion, the mean
+over four tasks. `recovered_share_at_80` is not measured yet.
 """
 
 import argparse
@@ -27,14 +29,14 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.neighbours_bench import tables
-from benchmarks.neighbours_bench.cells import Cell, plan
-from benchmarks.neighbours_bench.measure import Measurement, Neighbours
-from benchmarks.quality_bench.inputs import SOURCES, Source
-from benchmarks.quality_bench.measure import Bench
+from benchmarks.parts.neighbours import tables
+from benchmarks.parts.neighbours.cells import Cell, plan
+from benchmarks.parts.neighbours.measure import Measurement, Neighbours
+from benchmarks.parts.quality.inputs import SOURCES, Source, mixture
+from benchmarks.parts.quality.measure import Bench
 from service.settings import Settings
 
-RESULTS = ROOT / "benchmarks" / "neighbours.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "neighbours.jsonl"
 SMOLLM2_TASKS = {
     "sst2": {"preset": "sst2"},
     "squad_short": {
@@ -57,19 +59,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / RESULTS.name if arguments.quick else RESULTS
         cells = [cell for cell in plan(quick=arguments.quick) if not arguments.parts or cell.part in arguments.parts]
-        measure(Neighbours(Bench(sources(arguments.data), arguments.data / "data", Path(scratch))), cells, path)
+        found = sources(arguments.data, {cell.model for cell in cells})
+        measure(Neighbours(Bench(found, arguments.data / "data", Path(scratch))), cells, path)
         measured = read(path)
     print(tables.document(measured))
     print(json.dumps(tables.figures(measured, ROOT / "benchmarks")))
 
 
-def sources(data: Path) -> dict[str, Source]:
-    """The models, with the wordings of their tasks."""
-    smollm2 = SOURCES["smollm2"](data, Settings().state)
-    return {
-        "t5": SOURCES["t5"](data, Settings().state),
-        "smollm2": Source(smollm2.directory, smollm2.adapter, SMOLLM2_TASKS),
-    }
+def sources(data: Path, models: set[str]) -> dict[str, Source]:
+    """The models, with the wordings of their tasks. Raises FileNotFoundError without the model of `train_moe.py`."""
+    state = Settings().state
+    found = {"t5": SOURCES["t5"](data, state)}
+    if "moe" in models:
+        found["moe"] = mixture(state)
+    if "smollm2" in models:
+        smollm2 = SOURCES["smollm2"](data, state)
+        found["smollm2"] = Source(smollm2.directory, smollm2.adapter, SMOLLM2_TASKS)
+    return found
 
 
 def measure(neighbours: Neighbours, cells: list[Cell], path: Path) -> None:

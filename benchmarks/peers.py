@@ -12,9 +12,9 @@ no repair; what a repair gives them is in `quality.py`.
 Every pair of a method and a task runs in a process of its own on one thread. `seconds` is the processor time of the
 pass over the rows, `slim_seconds` that of one selection, repair and cut, `peak_mib` the peak memory of the process
 until the pass ends, with the model and the libraries; `floor` is a process that only computes the margin of each row
-and the gradients of the activations. Measured pairs are written to peers.json at once, and a later run continues. The
-last line is one JSON object: for each method the mean of the accuracy in percent of the dense model's, at 50 % and the
-same share of every layer.
+and the gradients of the activations. Measured pairs are written to results/peers.json at once, and a later run
+continues. The last line is one JSON object: for each method the mean of the accuracy in percent of the dense model's,
+at 50 % and the same share of every layer.
 """
 
 import argparse
@@ -34,16 +34,16 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.attribution import backward
-from benchmarks.peers_bench.peers import PEERS, Measured
-from benchmarks.quality_bench.cells import TASKS
-from benchmarks.quality_bench.inputs import SOURCES
-from benchmarks.quality_bench.measure import Bench, Rows, judge
+from benchmarks.parts.peers import PEERS, Measured
+from benchmarks.parts.quality.cells import TASKS
+from benchmarks.parts.quality.inputs import SOURCES
+from benchmarks.parts.quality.measure import Bench, Rows, judge
 from service.contract.options import Scope
 from service.settings import Settings
 from worker.slimming.scoring.attribution import prepared
 from worker.slimming.scoring.objectives import token_scores
 
-RESULT = Path(__file__).with_name("peers.json")
+RESULT = ROOT / "benchmarks" / "results" / "peers.json"
 MODEL, FLOOR, DENSE = "smollm2", "floor", "dense"
 RATIOS, SCOPES = (0.3, 0.5, 0.7), (Scope.layer, Scope.all)
 CALIBRATION, EVALUATION = 256, 200

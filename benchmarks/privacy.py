@@ -7,8 +7,8 @@ per-layer widths, the default criterion and the default repair. It is calibrated
 would write with the embedding table of the base model, and judged on test rows as they are. Label offsets are fitted on
 the private rows too. In the series `labels` labels are made private with the smaller of the token's budget and 4; in
 the series `none` no label is sent, and the dense model's own answers to the private texts stand for them. The random
-numbers have a seed, so that a run can be repeated; the rows are public. Each measured point is written to privacy.json
-at once, and a later run measures the others.
+numbers have a seed, so that a run can be repeated; the rows are public. Each measured point is written to
+results/privacy.json at once, and a later run measures the others.
 """
 
 import argparse
@@ -30,9 +30,9 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 import torch
 
-from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.measure import TOKENS_PER_BATCH, Rows, answered, judge
-from service.contract.task import ModelSource
+from benchmarks.parts.quality import inputs
+from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Rows, answered, judge
+from service.contract.request.task import ModelSource
 from service.privacy.columns import columns_of
 from service.privacy.mechanisms import MechanismName
 from service.privacy.model_tokens import read_model_tokens
@@ -43,17 +43,18 @@ from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from service.settings import Settings
 from worker.checkpoints.loading import load_model
-from worker.slimming import selection, surgery
+from worker.slimming import selection
 from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.selection import Rules
-from worker.slimming.units import locate
+from worker.slimming.surgery import slicing
+from worker.slimming.units.locating import locate
 from worker.stages.task_model import encode, worded
 
-RESULT = Path(__file__).with_name("privacy.json")
+RESULT = ROOT / "benchmarks" / "results" / "privacy.json"
 SHARED = ROOT.parent / "shared"
 CALIBRATION, EVALUATION, RATIO, SEED = 128, 200, 0.5, 0
 BUDGETS = (math.inf, 16, 1, 32, 8, 4)  # of a token; in the order of measuring, the most informative first
@@ -145,7 +146,7 @@ class Bench:
         calibration = CalibrationBatches(rows.batches, OBJECTIVE)
         moments = None if scored.moments is None else dict(scored.moments)
         repair(RepairInput(model, architecture, kept, calibration, moments), REPAIR)
-        surgery.cut(model, architecture, kept, LAYOUT)
+        slicing.cut(model, architecture, kept, LAYOUT)
         return model
 
     def rows(self, task: str, split: str, count: int) -> list[Row]:

@@ -4,10 +4,10 @@
         [--quick | --headline | --kinds | --generalisation | --dev | --grid | --finalists | --settings | --seconds
         | --tables]
 
-Each cell is written to quality.csv.gz when it is measured; a run that was interrupted continues where it stopped.
-`--dev` compares candidates for the defaults on train rows that are never used for calibration. `--tables` measures
-nothing: it prints every table as Markdown, and needs no model. quality.svg is drawn anew by every run but those with
-`--quick` or `--tasks`.
+Each cell is written to results/quality.csv.gz when it is measured; a run that was interrupted continues where it
+stopped. `--dev` compares candidates for the defaults on train rows that are never used for calibration. `--tables`
+measures nothing: it prints every table as Markdown, and needs no model. results/quality.svg is drawn anew by every run
+but those with `--quick` or `--tasks`.
 
 The last line is one JSON object. `kept_at_*` is the mean accuracy with label offsets over six tasks, divided by the
 dense model's, for the default criterion and repair with per-layer widths on 200 test rows a task. `lead_at_*` is the
@@ -31,16 +31,16 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench import cells as quality_cells
-from benchmarks.quality_bench import figure, summary, tables
-from benchmarks.quality_bench.cells import MODEL_TASKS, Cell
-from benchmarks.quality_bench.inputs import SOURCES
-from benchmarks.quality_bench.measure import Bench
-from benchmarks.quality_bench.store import Store
+from benchmarks.parts.quality import cells as quality_cells
+from benchmarks.parts.quality import figure, summary, tables
+from benchmarks.parts.quality.cells import MODEL_TASKS, Cell
+from benchmarks.parts.quality.inputs import SOURCES
+from benchmarks.parts.quality.measure import Bench
+from benchmarks.parts.quality.store import Store
 from service.settings import Settings
 
-RESULTS = ROOT / "benchmarks" / "quality.csv.gz"
-FIGURE = ROOT / "benchmarks" / "quality.svg"
+RESULTS = ROOT / "benchmarks" / "results" / "quality.csv.gz"
+FIGURE = ROOT / "benchmarks" / "results" / "quality.svg"
 PLANS: dict[str, Callable[[str, Sequence[str]], list[Cell]]] = {
     "dev": lambda model, tasks: list(quality_cells.dev(model, tasks)),
     "headline": lambda model, tasks: list(quality_cells.headline(model, tasks)),

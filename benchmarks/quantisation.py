@@ -26,7 +26,7 @@ from service.cli.demo.request import find_model
 from service.contract.answers.job import Stage
 from service.contract.answers.result import Metrics, Result
 from service.contract.options import Layout, Precision
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.reports.formatting import interval, size
 from service.settings import Settings

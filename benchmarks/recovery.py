@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/recovery.py [--tasks sst2 mnli] [--split dev] [--recoveries '[{"method": "lora"}]']
 
-70 % of the feed-forward and attention parameters are removed, with a width for each layer and the default criterion
-and repair, for 256 calibration rows, of which a fifth is held out from repair and training. The time of a training is
-that of its one thread, without that of other programs on the machine. The figures are on 200 test rows, or with
-`--split dev` on train rows that are no calibration rows, on which defaults were chosen. An entry of `--recoveries` has
-the fields of `recovery` in a request. The last line is one JSON object, which is also written to recovery.json for
+70 % of the feed-forward and attention parameters are removed, with a width for each layer and the default criterion and
+repair, for 256 calibration rows, of which a fifth is held out from repair and training. The time of a training is that
+of its one thread, without that of other programs on the machine. The figures are on 200 test rows, or with `--split
+dev` on train rows that are no calibration rows, on which defaults were chosen. An entry of `--recoveries` has the
+fields of `recovery` in a request. The last line is one JSON object, which is also written to results/recovery.json for
 test rows.
 """
 
@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.quality_bench.cells import LAYERWISE, OURS, Cell, dense, slim
-from benchmarks.quality_bench.inputs import SOURCES
-from benchmarks.quality_bench.measure import TOKENS_PER_BATCH, Bench, Rows, judge, objective
-from benchmarks.quality_bench.measurement import Measurement
-from service.contract.recovery import Recovery, weight_of_labels
+from benchmarks.parts.quality.cells import LAYERWISE, OURS, Cell, dense, slim
+from benchmarks.parts.quality.inputs import SOURCES
+from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Bench, Rows, judge, objective
+from benchmarks.parts.quality.measurement import Measurement
+from service.contract.request.recovery import Recovery, weight_of_labels
 from service.settings import Settings as ServiceSettings
 from worker.checkpoints.loading import LoadedModel
 from worker.data import batching
@@ -37,13 +37,13 @@ from worker.evaluation import answer_scores
 from worker.recovery.recovered import Recovered, TrainingRows, recover
 from worker.recovery.rows import StoredScores, TrainingTask, split
 from worker.recovery.training import Settings
-from worker.slimming import surgery
 from worker.slimming.architectures import architecture_of
 from worker.slimming.recovery.losses import LOSSES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
+from worker.slimming.surgery import slicing
 
-RESULT = Path(__file__).with_name("recovery.json")
+RESULT = ROOT / "benchmarks" / "results" / "recovery.json"
 MODEL, RATIO, SEED = "smollm2", 0.7, 0
 DEFAULTS = [{"method": "lora"}, {"method": "distillation"}]
 
@@ -98,7 +98,7 @@ def repaired_and_cut(bench: Bench, cut: Cell, rows: Rows) -> PreTrainedModel:
     seen = [rows.examples[row] for row in split(rows.examples, None, SEED).train]
     batches = batching.batches(seen, rows.padding, TOKENS_PER_BATCH)
     repair(RepairInput(model, architecture, kept, CalibrationBatches(batches, objective(rows))), cut.repair)
-    surgery.cut(model, architecture, kept, cut.layout)
+    slicing.cut(model, architecture, kept, cut.layout)
     return model
 
 

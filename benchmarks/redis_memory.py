@@ -17,7 +17,7 @@ from redis import Redis
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

@@ -23,14 +23,14 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from safetensors import safe_open
 
-from benchmarks.quality_bench.inputs import Source, smollm2
+from benchmarks.parts.quality.inputs import Source, smollm2
 from service.cli.client import Api
 from service.cli.demo.server import running_server
 from service.contract.answers.job import Job, Stage
 from service.contract.answers.report import Report
 from service.settings import Settings
 
-RESULT = Path(__file__).with_name("reuse.json")
+RESULT = ROOT / "benchmarks" / "results" / "reuse.json"
 FIRST, SECOND = 0.3, 0.5
 SKIPPABLE = (Stage.evaluate_dense, Stage.attribute)
 

@@ -7,7 +7,7 @@ environment of its own, which the first run installs (vLLM takes 3.3 GB); a runt
 with the reason. The speeds of models this small say little; they show that both models run. The last line is one JSON
 object: `runtimes_equal` is the share of the promised pairs that hold, of those that were run;
 `demo_parameters_removed`, `demo_points_lost` and `slim_q8_bytes_share` are those of the recorded run of `make demo`
-(demo.json).
+(results/demo.json).
 """
 
 import argparse
@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from transformers.utils import logging
 
-from benchmarks.runtimes_bench.measure import measure
-from benchmarks.runtimes_bench.pairs import WAYS, cases, promised_pairs
-from benchmarks.runtimes_bench.slim_models import write_case
-from benchmarks.runtimes_bench.table import demo_summary, summary, table
+from benchmarks.parts.runtimes.measure import measure
+from benchmarks.parts.runtimes.pairs import WAYS, cases, promised_pairs
+from benchmarks.parts.runtimes.slim_models import write_case
+from benchmarks.parts.runtimes.table import demo_summary, summary, table
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         pairs = [pair for pair in promised_pairs(written, quick=arguments.quick) if pair.way in arguments.only]
         measured = list(measure(pairs, written, scratch))
     print(table(measured))
-    print(json.dumps(summary(measured) | demo_summary(ROOT / "benchmarks" / "demo.json")))
+    print(json.dumps(summary(measured) | demo_summary(ROOT / "benchmarks" / "results" / "demo.json")))
 
 
 if __name__ == "__main__":

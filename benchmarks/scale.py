@@ -5,7 +5,7 @@
 Random Llamas. One size at a time is varied: the width of the feed-forward blocks, layers, rows, and the length of rows.
 Measured are the three parts of scoring: `attribution`, one pass with gradients; `moments`, the same with the second
 moments that `surgeon` needs; and `elimination`, the removal of all units by `surgeon`. The slopes of the logarithms are
-printed beside those of operations and bytes, as `scale_bench/operations.py` counts them. Then models of the shapes of
+printed beside those of operations and bytes, as `parts/scale/operations.py` counts them. Then models of the shapes of
 SmolLM2-135M (--quick: this one alone), SmolLM2-360M and TinyLlama, and with CUDA that of an 8B Llama 3. Last, one job
 on one worker and the same in two shards on two workers. The last line is one JSON object.
 """
@@ -26,14 +26,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import torch
 
-from benchmarks.scale_bench import two_workers
-from benchmarks.scale_bench.exponents import AXES, exponents
-from benchmarks.scale_bench.measure import PARTS, Cost, as_json, in_a_process
-from benchmarks.scale_bench.operations import memory
-from benchmarks.scale_bench.shapes import ON_GPU, SHAPES, Shape
+from benchmarks.parts.scale import two_workers
+from benchmarks.parts.scale.exponents import AXES, exponents
+from benchmarks.parts.scale.measure import PARTS, Cost, as_json, in_a_process
+from benchmarks.parts.scale.operations import memory
+from benchmarks.parts.scale.shapes import ON_GPU, SHAPES, Shape
 from worker.slimming.free_memory import free_bytes
 
-RESULT = Path(__file__).with_name("scale.json")
+RESULT = ROOT / "benchmarks" / "results" / "scale.json"
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from benchmarks.runtimes_bench.slim_models import kept_units
+from benchmarks.parts.runtimes.slim_models import kept_units
 from service.contract.options import Layout, Unit
 from tests.support import checkpoints
 from tests.support.tiny_models import changed

@@ -53,7 +53,8 @@ from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, token_scores
 from worker.slimming.selection import Rules, select
 from worker.slimming.streaming.layers import is_streamed
-from worker.slimming.units import Scores, locate
+from worker.slimming.units.groups import Scores
+from worker.slimming.units.locating import locate
 
 LLAMA = ARCHITECTURES["llama"]
 CPU = torch.device("cpu")

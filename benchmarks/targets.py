@@ -6,7 +6,7 @@ The models are SmolLM2-135M-Instruct with the multi-task adapter and the small t
 Half of the test rows steer the search; the figures are on the other half, which the search does not use. The floor
 counts as kept if the interval of the reported share reaches it. After each search a second job with the same method
 and a ratio as its target shows the time that stored scores save. The last line is one JSON object, which is also
-written to targets.json unless `--quick`.
+written to results/targets.json unless `--quick`.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench.inputs import SOURCES, Source
-from benchmarks.quality_bench.measurement import rounded
+from benchmarks.parts.quality.inputs import SOURCES, Source
+from benchmarks.parts.quality.measurement import rounded
 from benchmarks.reuse import report, skippable_seconds
 from service.cli.client import Api
 from service.cli.demo.server import running_server
 from service.contract.answers.job import Job, JobStatus
 from service.settings import Settings
 
-RESULT = Path(__file__).with_name("targets.json")
+RESULT = ROOT / "benchmarks" / "results" / "targets.json"
 FLOOR, RATIO = 0.98, 0.5
 SHARED = ROOT.parent / "shared"
 BEST = {

@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.cells import WRITTEN_TASKS, dense
-from benchmarks.quality_bench.inputs import Source
-from benchmarks.quality_bench.kinds import WORDINGS
-from benchmarks.quality_bench.measure import Bench
-from benchmarks.quality_bench.training import Recipe, fit, lesson
+from benchmarks.parts.quality import inputs
+from benchmarks.parts.quality.cells import WRITTEN_TASKS, dense
+from benchmarks.parts.quality.inputs import Source
+from benchmarks.parts.quality.kinds import WORDINGS
+from benchmarks.parts.quality.measure import Bench
+from benchmarks.parts.quality.training import Recipe, fit, lesson
 from service.settings import Settings
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.measure import TOKENS_PER_BATCH, Rows, judge
-from benchmarks.quality_bench.training import Recipe, fit, lesson
+from benchmarks.parts.quality import inputs
+from benchmarks.parts.quality.measure import TOKENS_PER_BATCH, Rows, judge
+from benchmarks.parts.quality.training import Recipe, fit, lesson
 from service.cli.demo.request import WORDINGS, read_rows
-from service.contract.presets import LABEL_COLUMN, resolve
+from service.contract.request.presets import LABEL_COLUMN, resolve
 from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from service.settings import Settings

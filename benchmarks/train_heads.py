@@ -23,12 +23,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.cells import dense
-from benchmarks.quality_bench.inputs import Source
-from benchmarks.quality_bench.kinds import WORDINGS, as_read
-from benchmarks.quality_bench.measure import Bench
-from benchmarks.quality_bench.training import Recipe, fit, lesson
+from benchmarks.parts.quality import inputs
+from benchmarks.parts.quality.cells import dense
+from benchmarks.parts.quality.inputs import Source
+from benchmarks.parts.quality.kinds import WORDINGS, as_read
+from benchmarks.parts.quality.measure import Bench
+from benchmarks.parts.quality.training import Recipe, fit, lesson
 from service.families.family import AUTO_CLASSES, Kind
 from service.rows.checks import OUTSIDE
 from service.rows.row import Row

@@ -25,19 +25,19 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from transformers import AutoTokenizer
 
-from benchmarks.quality_bench.inputs import SOURCES, Source
+from benchmarks.parts.quality.inputs import SOURCES, Source
 from service.contract.answers.job import Stage
 from service.contract.answers.report import Report
 from service.contract.errors import TargetUnreachable
 from service.contract.fields import MAX_RATIO
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.artifact_names import MODEL, REPORT
 from service.storage.object_store import Storage
 from worker import pipeline
 
-RESULT = Path(__file__).with_name("vocabulary.json")
+RESULT = ROOT / "benchmarks" / "results" / "vocabulary.json"
 TASK = "sst2"
 # Of all parameters, the shares that are removed. Four fifths of the parameters of the T5 are in its embedding.
 SHARES = {"smollm2": (0.4, 0.6), "t5": (0.1, 0.15)}

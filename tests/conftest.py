@@ -13,6 +13,7 @@ from service.infrastructure.redis_client import connect
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, browsing, find_browser
+from tests.support.family_cases import mark_slow
 from tests.support.s3_server import credentials, s3_server
 
 # A case has no deadline: its time depends on the machine.
@@ -30,9 +31,11 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files of HEAVY first; the order of the others stays."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark cases as slow before `-m` is applied; then run the files of HEAVY first, and the others in their order."""
+    mark_slow(items)
+    yield
     items.sort(key=lambda item: item.path.name not in HEAVY)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks import neighbours, quality
-from benchmarks.neighbours_bench import tables as neighbours_tables
-from benchmarks.quality_bench import tables
-from benchmarks.quality_bench.cells import (
+from benchmarks.parts.neighbours import tables as neighbours_tables
+from benchmarks.parts.quality import tables
+from benchmarks.parts.quality.cells import (
     BLOCKS,
     DRAWS,
     FEW_ROWS,
@@ -27,12 +27,12 @@ from benchmarks.quality_bench.cells import (
     dense,
     slim,
 )
-from benchmarks.quality_bench.store import Store
-from benchmarks.quality_bench.summary import Figure, half_width, kept, mean, row
+from benchmarks.parts.quality.store import Store
+from benchmarks.parts.quality.summary import Figure, half_width, kept, mean, row
 from tests.support.documents import read, section
 
 ROOT = Path(__file__).parents[1]
-MEASURED = Store(ROOT / "benchmarks" / "quality.csv.gz").measurements
+MEASURED = Store(ROOT / "benchmarks" / "results" / "quality.csv.gz").measurements
 MODELS = {"SmolLM2": "smollm2", "T5": "t5"}
 REPAIRS = {"none": "none", "least squares": "least_squares", "layerwise": LAYERWISE, "layer by layer": LAYERWISE}
 LEAST_SQUARES: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
@@ -189,7 +189,7 @@ def test_run_on_some_tasks_draws_no_figure(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_page_of_other_kinds_has_the_rows_of_the_measurements() -> None:
-    page = (ROOT / "benchmarks" / "RESULTS-kinds.md").read_text()
+    page = (ROOT / "benchmarks" / "results" / "kinds.md").read_text()
     shown = [line for line in page.splitlines() if re.match(r"\| \w+ \| \w+ \d\.\d{3} \|", line)]
     measured = "\n".join(tables.document(MEASURED).splitlines())
     assert len(shown) >= 8
@@ -197,7 +197,7 @@ def test_page_of_other_kinds_has_the_rows_of_the_measurements() -> None:
 
 
 def test_page_of_private_rows_has_the_figures_of_the_measurements() -> None:
-    measured = json.loads((ROOT / "benchmarks" / "privacy.json").read_text())
+    measured = json.loads((ROOT / "benchmarks" / "results" / "privacy.json").read_text())
     section_text = section(read("docs/privacy.md"), "What it costs in accuracy")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section_text.splitlines() if line[:1] == "|"
@@ -214,7 +214,7 @@ def test_page_of_private_rows_has_the_figures_of_the_measurements() -> None:
 
 
 def test_page_of_neighbouring_methods_has_the_tables_of_the_measurements() -> None:
-    page = (ROOT / "benchmarks" / "RESULTS-neighbours.md").read_text()
+    page = (ROOT / "benchmarks" / "results" / "neighbours.md").read_text()
     measured = neighbours_tables.document(neighbours.read(neighbours.RESULTS)).splitlines()
     methods = ("| mixture |", "| shared_exclusive |", "| layerwise |", "| 2, ", "| 4, ", "| selectivity |")
     shown = [line for line in page.splitlines() if line.startswith(methods)]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.quality_bench import figure, tables, training
-from benchmarks.quality_bench.cells import (
+from benchmarks.parts.quality import figure, tables, training
+from benchmarks.parts.quality.cells import (
     BASELINES,
     BEST_BASELINES,
     DRAWS,
@@ -37,15 +37,15 @@ from benchmarks.quality_bench.cells import (
     settings,
     slim,
 )
-from benchmarks.quality_bench.inputs import DEV_ROWS, SOURCES, divided
-from benchmarks.quality_bench.measure import SHARED, Bench
-from benchmarks.quality_bench.measurement import Measurement
-from benchmarks.quality_bench.shared_pass import score_together
-from benchmarks.quality_bench.store import Store, compressed
-from benchmarks.quality_bench.summary import KINDS, figures, half_width, kept, lead, row
+from benchmarks.parts.quality.inputs import DEV_ROWS, SOURCES, divided
+from benchmarks.parts.quality.measure import SHARED, Bench
+from benchmarks.parts.quality.measurement import Measurement
+from benchmarks.parts.quality.shared_pass import score_together
+from benchmarks.parts.quality.store import Store, compressed
+from benchmarks.parts.quality.summary import KINDS, figures, half_width, kept, lead, row
 from service.contract.answers.result import Estimate
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.batches import batches, examples
@@ -58,12 +58,12 @@ from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.selection import select
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared"
-MEASURED = ROOT / "benchmarks" / "quality.csv.gz"
+MEASURED = ROOT / "benchmarks" / "results" / "quality.csv.gz"
 BEST: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
 
 

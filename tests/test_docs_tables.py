@@ -14,9 +14,9 @@ from service.api.app import create_app
 from service.cli.short_request import DEFAULT_RATIO
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
-from service.contract.method import OBJECTIVES
 from service.contract.options import METRICS, TaskKind
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import OBJECTIVES
 from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
 from service.families.source_config import TEXT_PARTS
 from service.families.table import FAMILIES

@@ -30,7 +30,7 @@ from service.contract.answers.catalog import Plan
 from service.contract.answers.report import Report
 from service.contract.answers.result import Result
 from service.contract.errors import TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.family import CLASSIFIERS
 from service.families.table import family_of
 from service.planning.plan import plan

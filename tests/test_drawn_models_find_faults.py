@@ -1,7 +1,7 @@
 """The property of test_drawn_models.py fails without the code that holds it: each case takes one part away.
 
 Every part stands for a way in which a wrong model once left, or a wrong figure was reported, without a word. Files that
-the draws do not have are tested elsewhere: GGUF (tests/worker/checkpoints/test_gguf.py), weights that overflow
+the draws do not have are tested elsewhere: GGUF (tests/worker/sources/test_gguf.py), weights that overflow
 (tests/worker/slimming/scoring/test_finite.py) and runtimes (tests/test_other_software.py).
 """
 

@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 from worker.reporting.pushing import MARK
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 ROWS = 60
 

@@ -140,6 +140,7 @@ def test_job_survives_a_restart_of_redis(settings: Settings, storage: Storage, m
             assert parent.is_running()
 
 
+@pytest.mark.slow
 def test_job_fails_at_its_deadline_with_the_stage_and_leaves_no_files(
     settings: Settings, storage: Storage, model: Path
 ) -> None:
@@ -161,8 +162,8 @@ def test_job_fails_at_its_deadline_with_the_stage_and_leaves_no_files(
     "payload",
     [
         ("os.system", None, ["touch {proof}"], {}),
-        ("worker.tasks.os.system", None, ["touch {proof}"], {}),
-        ("run_job", "worker.tasks", [], {}),
+        pytest.param(("worker.tasks.os.system", None, ["touch {proof}"], {}), marks=pytest.mark.slow),
+        pytest.param(("run_job", "worker.tasks", [], {}), marks=pytest.mark.slow),
     ],
 )
 def test_rq_job_for_another_function_is_refused(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.options import Layout, Unit
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.families.family import AUTO_CLASSES
 from service.families.table import FAMILIES
 from tests.support import checkpoints
@@ -27,7 +27,7 @@ from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import take_probe
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 from worker.sources.fetching import fetch_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -8,9 +8,9 @@ import torch
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
 from service.contract.answers.report import Report
 from service.contract.answers.result import Result
-from service.contract.presets import resolve
-from service.contract.request import JobRequest
-from service.contract.task import DataSource, Task
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import resolve
+from service.contract.request.task import DataSource, Task
 from service.jobs.record import new_record
 from service.rows.row import Row
 from service.settings import Settings
@@ -28,7 +28,8 @@ from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import select
-from worker.slimming.units import Scores, locate
+from worker.slimming.units.groups import Scores
+from worker.slimming.units.locating import locate
 from worker.sources.gguf import convert_gguf
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -77,6 +78,7 @@ def test_the_converted_model_completes_a_sentence(loaded: LoadedModel) -> None:
     assert "Paris" in text
 
 
+@pytest.mark.slow
 def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
     loaded: LoadedModel, review_batches: list[Batch]
 ) -> None:

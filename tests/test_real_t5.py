@@ -9,9 +9,9 @@ import torch
 
 from service.contract.answers.result import Result
 from service.contract.criteria import CRITERIA, Criterion
-from service.contract.method import OBJECTIVES
 from service.contract.options import ExampleReduction, Normalisation, Repair, Scope, TaskKind, TokenReduction, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import OBJECTIVES
 from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings

@@ -10,14 +10,16 @@ import pytest
 
 from service.contract import errors
 from service.contract.errors import TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows
 from service.storage.keys import dataset_key
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
-from tests.support.refused_requests import BY_CONTRACT, CASES, Case, Site
+from tests.support.refusals.by_contract import BY_CONTRACT
+from tests.support.refusals.by_worker import CASES
+from tests.support.refusals.case import Case, Site
 
 WORKER = Path(__file__).parents[1] / "worker"
 REFUSING = {

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.runtimes_bench.environments import NotInstallable, installed
-from benchmarks.runtimes_bench.measure import Measurement, measure
-from benchmarks.runtimes_bench.pairs import PLUGIN, WAYS, cases, promised_pairs
-from benchmarks.runtimes_bench.slim_models import Case, write_case
-from benchmarks.runtimes_bench.table import summary, table
+from benchmarks.parts.runtimes.environments import NotInstallable, installed
+from benchmarks.parts.runtimes.measure import Measurement, measure
+from benchmarks.parts.runtimes.pairs import PLUGIN, WAYS, cases, promised_pairs
+from benchmarks.parts.runtimes.slim_models import Case, write_case
+from benchmarks.parts.runtimes.table import summary, table
 from service.contract.options import Layout, Unit
 from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.job import Measured, figures
-from benchmarks.job_bench.sampler import Sampler, kind_of
-from benchmarks.scale_bench.exponents import exponent
-from benchmarks.scale_bench.measure import PARTS, in_a_process
-from benchmarks.scale_bench.operations import memory, operations
-from benchmarks.scale_bench.shapes import Shape, batches, model
+from benchmarks.parts.job.sampler import Sampler, kind_of
+from benchmarks.parts.scale.exponents import exponent
+from benchmarks.parts.scale.measure import PARTS, in_a_process
+from benchmarks.parts.scale.operations import memory, operations
+from benchmarks.parts.scale.shapes import Shape, batches, model
 from benchmarks.slim_speed import Cell
 from service.storage.object_store import digest_file
 from tests.support.tiny_models import causal, inputs_of

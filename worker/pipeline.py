@@ -7,7 +7,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from service.contract import presets
 from service.contract.answers.job import Stage
 from service.contract.answers.result import (
     Controls,
@@ -19,7 +18,8 @@ from service.contract.answers.result import (
     Result,
     Verified,
 )
-from service.contract.options import EXPORTS, Merge, Repair, Unit
+from service.contract.options import EXPORTS, Merge, Repair
+from service.contract.request import presets
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.artifact_names import MODEL, UNTRAINED
@@ -34,13 +34,13 @@ from worker.search.counted import counted_candidate
 from worker.search.general_weights import ComparedWeights, compare_weights
 from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath
-from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Kept
+from worker.slimming.units.groups import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, synthesis, vocabulary
+from worker.stages import inputs, pseudo_labels, recovery, synthesis, vocabulary
 from worker.stages.context import JobContext, StageProgress
-from worker.stages.evaluation_sets import (
+from worker.stages.evaluation import controls, evaluation_sets, speed
+from worker.stages.evaluation.evaluation_sets import (
     SLIMMED_FOR,
     EvaluationSet,
     Measurements,
@@ -50,18 +50,17 @@ from worker.stages.evaluation_sets import (
     job_metrics,
     own,
 )
+from worker.stages.evaluation.measurements import measure_dense, measure_slim, shipped_tasks
+from worker.stages.evaluation.speed import Speed
 from worker.stages.inputs import Sources
-from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.memory.batch_size import halving
-from worker.stages.method import task_rules
 from worker.stages.scores import dial as dials
-from worker.stages.scores.attribution import attribute, compares_general_rows, mixed, step_ratios
+from worker.stages.scores import job_scores
 from worker.stages.scores.cache import ScoreCache
 from worker.stages.shards import measuring
 from worker.stages.shards.parts import Parts
 from worker.stages.shards.rows import Shard
-from worker.stages.slim import cut_task_model, repair_model, scored_groups
-from worker.stages.speed import Speed
+from worker.stages.slim import cut_task_model, repair_model
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples
 
 
@@ -97,8 +96,8 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
         dense_speed = speed.measure_dense(context, own(sets).task_model)
     artifacts.start_verification(context)
     with context.stage(Stage.attribute):
-        path, sets, task_model, dial = halving(context, sets, partial(score, context, cache))
-        path = with_token_use(context, path, sets, sources)
+        path, sets, task_model, dial = halving(context, sets, partial(job_scores.score, context, cache))
+        path = job_scores.with_token_use(context, path, sets, sources)
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path, compared_weights(dial, sets, dense))
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     sets = with_slim_model(context, sets, chosen)
@@ -207,28 +206,6 @@ def evaluate_dense(
     return labelled, measure_dense(labelled, cache.answer_all)
 
 
-def score(
-    context: JobContext, cache: ScoreCache, sets: Sequence[EvaluationSet]
-) -> tuple[ScorePath, list[EvaluationSet], TaskModel, list[dials.Setting]]:
-    """(the unit scores, the sets without the rows that a recovery holds out, the model with the rows to repair it on,
-    the same with each general weight that is compared).
-
-    The scores are those of all rows, so that they do not depend on the recovery.
-    """
-    if not context.job.request.method.scored_units:
-        return vocabulary.UNSCORED, list(sets), own(sets).task_model, []
-    if context.job.request.target.general_weights is not None:
-        compared = dials.settings(context, own(sets).task_model, general_model(sets), cache)
-        [chosen] = [each for each in compared if each.weight == context.job.request.method.general_weight]
-        return chosen.path, list(sets), chosen.task_model, compared
-    all_rows = calibrated(context, sets)
-    path = score_tasks(context, sets, all_rows, cache)
-    if context.job.request.recovery is None:
-        return path, list(sets), all_rows, []
-    remaining = recovery.with_rows_held_out(context, sets)
-    return path, remaining, calibrated(context, remaining), []
-
-
 def compared_weights(
     settings: Sequence[dials.Setting], sets: Sequence[EvaluationSet], dense: Measurements
 ) -> ComparedWeights | None:
@@ -237,47 +214,6 @@ def compared_weights(
         return None
     [general] = having_role(sets, Role.general)
     return ComparedWeights(settings, general.task_model, dense[general.key])
-
-
-def with_token_use(context: JobContext, path: ScorePath, sets: Sequence[EvaluationSet], sources: Sources) -> ScorePath:
-    """The unit scores with those of the rows of the vocabulary, where these are among the units."""
-    if Unit.vocabulary not in context.job.request.method.units:
-        return path
-    return vocabulary.with_use(path, vocabulary.token_use(context, sets, sources.texts))
-
-
-def score_tasks(
-    context: JobContext, sets: Sequence[EvaluationSet], calibrated: TaskModel, cache: ScoreCache
-) -> ScorePath:
-    """The unit scores of the task, or of all tasks of a union together.
-
-    `calibrated` has all rows of the job's repair, on which a task with a mixture of general rows is scored.
-    """
-    method = context.job.request.method
-    ratios = step_ratios(context.job.request)
-    general = general_model(sets) if compares_general_rows(method) else None
-    if method.general_weight > 0 and general is None:
-        return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios), general_model(sets))
-    scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
-    attributes = [partial(attribute, context, each, ratios, general, cache.measured(each)) for each in scored]
-    paths = [cache.path(each, ratios, take, general) for each, take in zip(scored, attributes, strict=True)]
-    groups, layout = scored_groups(context, own(sets).task_model), context.job.request.output.layout
-    return united_paths(paths, method.union, groups, task_rules(context.job.request, layout))
-
-
-def calibrated(context: JobContext, sets: Sequence[EvaluationSet]) -> TaskModel:
-    """The model of the job's own task with all rows that it is repaired on: those of every task of a union, and general
-    rows by their weight."""
-    task_model = evaluation_sets.calibrated_on_all_tasks(sets)
-    if context.job.request.method.general_weight == 0:
-        return task_model
-    return mixed(context, task_model, general_model(sets))
-
-
-def general_model(sets: Sequence[EvaluationSet]) -> TaskModel:
-    """The model with the general rows, which the request has."""
-    [general] = having_role(sets, Role.general)
-    return general.task_model
 
 
 def choose_model(

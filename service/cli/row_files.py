@@ -18,9 +18,9 @@ from service.cli.client import Api, ApiFailed
 from service.cli.short_request import path_at, wrong
 from service.contract.answers.resources import Dataset
 from service.contract.errors import InvalidData, InvalidRequest, TaskslimError
-from service.contract.presets import LABEL_COLUMN, needs_answers, resolve
-from service.contract.request import JobRequest
-from service.contract.task import Task
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import LABEL_COLUMN, needs_answers, resolve
+from service.contract.request.task import Task
 from service.rows.checks import needed_columns
 from service.rows.labels import CLASS_NAME
 from service.storage.row_formats import FORMAT_BY_ENDING

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from service.contract.errors import InvalidRequest
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, DEFAULT_TEMPLATES, PRESETS, resolve, template_fields
-from service.contract.target import Target
-from service.contract.task import ModelSource, TaskWording
+from service.contract.request.presets import ANSWER_COLUMNS, DEFAULT_TEMPLATES, PRESETS, resolve, template_fields
+from service.contract.request.target import Target
+from service.contract.request.task import ModelSource, TaskWording
 
 WITHOUT_TEMPLATE = (TaskKind.token_classification,)
 DEFAULT_RATIO = 0.3  # also in the form of the status page

@@ -10,7 +10,7 @@ from typing import Any
 
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Format
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.exports import gguf, gguf_tokenizer, mlx, onnx
 from service.exports.model import ExportedModel, exported_model
 from service.families.family import ModelFamily

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.options import Layout, Repair, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.family import ModelFamily
 
 # The class computes with these where config.json names none.

@@ -9,7 +9,7 @@ from typing import Any
 from service.contract.answers.catalog import PlannedPrecision
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Precision, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.family import ModelFamily
 from service.families.runtimes.limits import untested_head
 from service.tensors.names import CheckpointNames, StackNames

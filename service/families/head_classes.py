@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from service.contract.errors import InvalidLabels, InvalidRequest
 from service.contract.options import TaskMetric
-from service.contract.presets import LABELLED_BY_HEAD
-from service.contract.task import TaskWording
+from service.contract.request.presets import LABELLED_BY_HEAD
+from service.contract.request.task import TaskWording
 
 ENTITY_TAG = re.compile(r"O|[BIES]-.+")  # O, or the place of a word in an entity and the type of this
 

@@ -2,7 +2,7 @@
 
 from service.contract.errors import InvalidModel, InvalidRequest
 from service.contract.options import TaskKind
-from service.contract.task import TaskWording
+from service.contract.request.task import TaskWording
 from service.families.family import CLASSIFIERS, Kind
 
 # Values of `problem_type` in config.json

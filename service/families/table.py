@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedFamily, UnsupportedUnit
-from service.contract.method import Method
 from service.contract.options import Merge, Unit
+from service.contract.request.method import Method
 from service.families.decoders import DECODERS
 from service.families.encoder_decoders import ENCODER_DECODERS
 from service.families.encoders import ENCODERS

@@ -16,7 +16,7 @@ from service.contract.answers.result import Result
 from service.contract.errors import UnreadableRecord
 from service.contract.fields import Schema, Tags
 from service.contract.ids import DEFAULT_TENANT, new_id
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 
 ATTEMPT = "attempt:"  # prefix of the fields of attempts
 SHARD = "shard:"  # prefix of the fields of shards, which have been started

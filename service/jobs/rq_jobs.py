@@ -17,7 +17,7 @@ from rq.job import Job, JobStatus
 from rq.registry import DeferredJobRegistry
 from rq.utils import import_attribute, now
 
-from service.contract.request import Priority
+from service.contract.request.job_request import Priority
 from service.jobs.record import JobRecord
 
 QUEUE = "slim"

@@ -11,7 +11,7 @@ import structlog
 from redis import RedisError
 
 from service.contract.errors import StorageUnavailable, TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.outbound_http import parse_url
 from service.infrastructure.tracing import traceparent
 from service.jobs.record import JobRecord, new_record

@@ -3,13 +3,13 @@
 from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit, blaming_task
 from service.contract.fields import GENERAL_PLACE
-from service.contract.method import objective_of
 from service.contract.options import Supervision
-from service.contract.presets import resolve
-from service.contract.recovery import check_kind
-from service.contract.request import JobRequest
-from service.contract.synthesis import check_task as check_synthesis
-from service.contract.task import Task
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import objective_of
+from service.contract.request.presets import resolve
+from service.contract.request.recovery import check_kind
+from service.contract.request.synthesis import check_task as check_synthesis
+from service.contract.request.task import Task
 from service.planning.data_checks import check_data, check_texts
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model, check_writers

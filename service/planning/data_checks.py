@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from service.contract.errors import InvalidData, NotFound
-from service.contract.presets import needs_answers
+from service.contract.request.presets import needs_answers
+from service.contract.request.task import DataSource, TaskWording
 from service.contract.row_values import usable_values
-from service.contract.task import DataSource, TaskWording
 from service.planning.row_counts import inline_rows
 from service.rows.checks import check_rows, have_answers, plain_texts
 from service.rows.labels import with_named_labels

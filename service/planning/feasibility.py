@@ -11,9 +11,9 @@ import structlog
 
 from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
 from service.contract.options import Repair, Unit
-from service.contract.presets import LABELLED_BY_HEAD, resolve
-from service.contract.recovery import check_rank
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import LABELLED_BY_HEAD, resolve
+from service.contract.request.recovery import check_rank
 from service.exports.formats import check_formats
 from service.exports.precisions import check_precisions
 from service.families.source_config import TIED

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.errors import InvalidRequest
-from service.contract.method import Method
 from service.contract.options import FITTED, ExampleReduction, Layout, Merge, Repair, Scope, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
 WITH_REDUCTIONS = tuple(name for name, row in CRITERIA.items() if row.has_reductions)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.per_layer import is_per_layer
 from service.planning.removal import count_chosen
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio, possible_cuts

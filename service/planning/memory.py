@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from service.contract.answers.catalog import DeviceMemory, Memory
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.options import FITTED, Repair, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.removal import count_parameters
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_tensors, unit_tensors_of

@@ -5,10 +5,10 @@ from typing import Any
 
 from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
-from service.contract.presets import needs_answers, resolve
-from service.contract.request import JobRequest
-from service.contract.synthesis import blaming_writer, check_reader_of_rationales, check_writer
-from service.contract.task import DataSource, ModelSource, Task, TaskWording
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import needs_answers, resolve
+from service.contract.request.synthesis import blaming_writer, check_reader_of_rationales, check_writer
+from service.contract.request.task import DataSource, ModelSource, Task, TaskWording
 from service.families.config_checks import check_settings, num_classes
 from service.families.family import CLASSIFIERS, ModelFamily
 from service.families.head_classes import check_entity_tags, head_classes, with_labels

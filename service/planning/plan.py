@@ -10,7 +10,7 @@ from service.contract.answers.catalog import Plan, Projected, VocabularyRange
 from service.contract.answers.report import Runtime
 from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.exports.model import exported_model, with_biases
 from service.exports.precisions import planned_precisions
 from service.exports.runtimes import with_exports

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.contract.method import Method
 from service.contract.options import Repair, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (

@@ -1,13 +1,13 @@
 """Whether a request has enough rows, as far as the request itself holds them; files are counted by the worker."""
 
-from service.contract import synthesis
 from service.contract.errors import InvalidRequest
-from service.contract.method import check_shards
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN
-from service.contract.recovery import check_rows
-from service.contract.request import JobRequest
-from service.contract.task import DataSource, Task, TaskWording
+from service.contract.request import synthesis
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import check_shards
+from service.contract.request.presets import LABEL_COLUMN
+from service.contract.request.recovery import check_rows
+from service.contract.request.task import DataSource, Task, TaskWording
 from service.rows.checks import have_answers
 from service.rows.labels import with_named_labels
 from service.rows.row import Row

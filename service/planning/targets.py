@@ -3,8 +3,8 @@
 from service.contract.bisection import turning_point
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.fields import MAX_RATIO
-from service.contract.request import JobRequest
-from service.contract.target import Target
+from service.contract.request.job_request import JobRequest
+from service.contract.request.target import Target
 from service.families.per_layer import is_per_layer
 from service.planning.least_removal import check_can_remove, check_removes_something, highest_share
 from service.planning.removal import Removal, removal_at

@@ -17,8 +17,8 @@ from service.contract.answers.report import Report
 from service.contract.errors import NotFound
 from service.contract.fields import EVALUATION_SHARE
 from service.contract.options import EXPORTS, Repair
-from service.contract.request import JobRequest
-from service.contract.task import DataSource, Task
+from service.contract.request.job_request import JobRequest
+from service.contract.request.task import DataSource, Task
 from service.sources.access import DATASET, Access
 from service.sources.readers import LOCAL, scheme_of
 from service.storage.keys import dataset_id_of, dataset_key

@@ -6,8 +6,8 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.contract.presets import resolve
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import resolve
 from service.exports.formats import check_format_tokenizers
 from service.sources.access import blaming
 from service.sources.directories import StoredDirectory, read_json

@@ -7,7 +7,7 @@ from math import lcm
 from service.contract.answers.result import DenseSlim, Widths
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
     can_route,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from service.contract.errors import InvalidRequest
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
-from service.contract.task import TaskWording
+from service.contract.request.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
+from service.contract.request.task import TaskWording
 from service.rows.row import Row
 from service.rows.words import first_words
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from service.contract.errors import InvalidModel, NotFound
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.families.source_config import effective_config, plain_name
 from service.families.table import family_of
 from service.privacy.token_space import TokenSpace

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from service.contract import messages
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.options import TaskKind, TaskMetric
-from service.contract.presets import (
+from service.contract.request.presets import (
     ANSWER_COLUMNS,
     LABEL_COLUMN,
     WORDS_COLUMN,
     template_fields,
 )
-from service.contract.task import TaskWording
+from service.contract.request.task import TaskWording
 from service.rows.conversations import check_conversations
 from service.rows.row import Row
 from service.rows.second_texts import check_texts

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from service.contract.errors import InvalidRequest, UnknownLabel
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers
+from service.contract.request.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers
+from service.contract.request.task import TaskWording
 from service.contract.row_values import UNUSABLE_LABELS, as_text, spelled_alike
-from service.contract.task import TaskWording
 from service.rows.checks import check_rows, columns_of, labels_of
 from service.rows.conversations import labels_by_word, last_answer
 from service.rows.row import Row, shown

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from service.contract import messages
 from service.contract.errors import InvalidData
 from service.contract.messages import Message
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN
+from service.contract.request.presets import LABEL_COLUMN, TARGET_COLUMN
 from service.contract.row_values import RowValues, as_number, as_text
 
 MAX_SHOWN = 40  # characters of a value in a message

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from service.contract.errors import InvalidData
 from service.contract.options import TaskMetric
-from service.contract.presets import LABEL_COLUMN, template_fields
-from service.contract.task import TaskWording
+from service.contract.request.presets import LABEL_COLUMN, template_fields
+from service.contract.request.task import TaskWording
 from service.rows.row import Row
 
 SECOND = "{}_b"

@@ -85,7 +85,7 @@ def expert_count(checkpoint: Checkpoint, stack: StackNames) -> int:
 
 
 def can_route(checkpoint: Checkpoint, stack: StackNames, experts: int) -> bool:
-    """Whether the stock router can choose among so many experts: `worker.slimming.units` has the same rule."""
+    """Whether the stock router can choose among so many experts: `worker.slimming.units.experts` has the same rule."""
     names = checkpoint.names
     if not names.expert_groups:
         return True

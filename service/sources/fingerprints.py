@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.criteria import CRITERIA, Criterion
-from service.contract.method import Method, objective_of
 from service.contract.options import TaskKind
-from service.contract.presets import resolve
-from service.contract.request import JobRequest
-from service.contract.task import DataSource, ModelSource, Task, TaskWording
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method, objective_of
+from service.contract.request.presets import resolve
+from service.contract.request.task import DataSource, ModelSource, Task, TaskWording
 from service.sources.access import DATASET, HUB, RETRY_SECONDS, Access
 from service.sources.hub import HubFiles
 from service.sources.job_checkpoints import JOB

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.sources.model_files import ADAPTER_CONFIG, CONFIG
 from service.sources.safetensors_header import DamagedHeader, Header, TensorShape, file_size, read_header
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Self
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.families.family import ModelFamily
 from service.families.sentence_encoder import read_sentence_encoder
 from service.families.source_config import effective_config

@@ -11,7 +11,7 @@ from service.contract.answers.comparison import ComparedModel, Comparison, Figur
 from service.contract.answers.report import Report
 from service.contract.errors import NotComparable, NotFound
 from service.contract.options import Format
-from service.contract.task import TaskWording
+from service.contract.request.task import TaskWording
 from service.storage.artifact_names import MODEL
 from service.storage.manifests import committed_report
 from service.storage.object_store import Storage

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from service.contract.errors import InvalidData
 from service.contract.fields import EVALUATION_SHARE
 from service.contract.options import Draw
-from service.contract.presets import LABEL_COLUMN
-from service.contract.task import DataSource
+from service.contract.request.presets import LABEL_COLUMN
+from service.contract.request.task import DataSource
 from service.rows.row import Row
 
 

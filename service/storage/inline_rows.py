@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 
 from redis import Redis
 
-from service.contract.presets import AnyTask
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import AnyTask
+from service.contract.request.task import DataSource, GeneralRows, Task
 from service.contract.row_values import RowValues
-from service.contract.task import DataSource, GeneralRows, Task
 from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS, expiry_member
 from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage

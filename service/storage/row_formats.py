@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.contract.errors import BodyTooLarge, InvalidData
-from service.contract.presets import TARGET_COLUMN
+from service.contract.request.presets import TARGET_COLUMN
 from service.contract.row_values import RowValues, usable_values
 from service.rows.labels import CLASS_NAME
 from service.rows.row import Row

@@ -24,7 +24,7 @@ from redis import Redis, RedisError
 from service.contract.answers.job import Event, JobStatus
 from service.contract.answers.resources import Delivery, DeliveryOutcome, JobNews, WebhookMessage
 from service.contract.errors import UnsafeUrl
-from service.contract.request import JobRequest, Webhook, WebhookEvent
+from service.contract.request.job_request import JobRequest, Webhook, WebhookEvent
 from service.infrastructure.counters import Counters
 from service.infrastructure.outbound_http import Response, post
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, job_key

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from worker.evaluation import generation_speed, latency
-from worker.stages import speed
+from worker.stages.evaluation import speed
 
 LEAST = 2  # runs, for quartiles
 

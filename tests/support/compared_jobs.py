@@ -4,7 +4,7 @@ from typing import Any
 
 from service.contract.answers.report import Report
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage

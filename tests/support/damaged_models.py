@@ -12,9 +12,9 @@ from tokenizers.normalizers import Lowercase
 from tests.support import checkpoints
 from tests.support.tiny_models import causal
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
-from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site as UnitSite
+from worker.slimming.surgery import slicing
+from worker.slimming.units.groups import Site as UnitSite
 
 WEIGHTS = "model.safetensors"
 
@@ -70,7 +70,7 @@ def lowercased(directory: Path) -> None:
 def own_widths(directory: Path) -> None:
     """Gives the first layer a width of its own."""
     model, architecture = causal("llama"), ARCHITECTURES["llama"]
-    surgery.cut(model, architecture, {UnitSite("decoder", 0, "ffn"): torch.arange(16)}, "per_layer")
+    slicing.cut(model, architecture, {UnitSite("decoder", 0, "ffn"): torch.arange(16)}, "per_layer")
     to_loadable_class(model, architecture).save_pretrained(directory)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PATHS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 RESULTS = "benchmarks/RESULTS.md"
+RESULT_PAGES = [RESULTS, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks/results").glob("*.md"))]
 SCRIPT = "sh"  # language of the blocks that a test runs
 COMMAND = "console"  # language of the blocks that no test runs as they are
 

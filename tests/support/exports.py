@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from service.contract.options import Format, Layout
-from service.contract.output import Output
+from service.contract.request.output import Output
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed
 from tests.support.tiny_models import inputs_of
@@ -21,7 +21,8 @@ from worker.checkpoints.verification import take_probe
 from worker.exports.source import ExportSource
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
-from worker.slimming.units import Kept, locate
+from worker.slimming.units.groups import Kept
+from worker.slimming.units.locating import locate
 
 CYLLAMA = ("cyllama==0.2.18",)
 MLX = ("mlx-cpu==0.32.4", "mlx==0.32.4", "mlx-lm==0.32.2")

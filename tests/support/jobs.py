@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record

@@ -10,7 +10,7 @@ from typing import Any
 from service.contract.answers.job import Stage
 from service.contract.answers.resources import Manifest
 from service.contract.answers.result import Result
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, manifest_key

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.contract import presets
+from service.contract.request import presets
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
-from worker.stages import evaluation_sets, inputs
+from worker.stages import inputs
 from worker.stages.context import JobContext, StageProgress
+from worker.stages.evaluation import evaluation_sets
 from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel, load
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.tiny_models import TINY

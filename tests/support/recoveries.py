@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.support.searches import SearchJob, search_job
 from worker.recovery.recovered import Recovered
-from worker.stages.evaluation_sets import EvaluationSet, Role
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, Role
 from worker.stages.recovery import recover, with_rows_held_out
 from worker.stages.task_model import TaskModel
 

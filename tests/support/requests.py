@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 
 
 def plain_request(**fields: Any) -> JobRequest:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage

@@ -18,8 +18,9 @@ from worker.slimming.repair.repairs import FITTED, repair
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.selection import select
-from worker.slimming.surgery import cut
-from worker.slimming.units import Scores, locate
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.groups import Scores
+from worker.slimming.units.locating import locate
 
 GPU = torch.device("cuda")
 pytestmark = [

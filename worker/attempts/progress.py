@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 
 from service.contract.answers.job import Progress, Stage
 from service.contract.options import EXPORTS, Repair
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 
 # The time that each stage takes in a typical job, in any unit. A job has either `search` or the three stages after it.
 WEIGHTS: dict[Stage, float] = {

@@ -8,9 +8,9 @@ from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.checkpoints.vocabularies import cut_vocabulary
 from worker.slimming.architectures import architecture_of
-from worker.slimming.surgery import cut
-from worker.slimming.units import VOCABULARY, Kept
-from worker.slimming.vocabulary import without_vocabulary
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.surgery.vocabulary import without_vocabulary
+from worker.slimming.units.groups import VOCABULARY, Kept
 
 
 def make_slim(loaded: LoadedModel, kept: Kept, layout: Layout) -> LoadedModel:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.units import layers_of
+from worker.slimming.units.layers import layers_of
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -26,8 +26,8 @@ from service.contract.answers.task_file import TaskFile
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.fields import Schema
 from service.contract.options import Layout, Merge, Repair, Unit
-from service.contract.recovery import RecoveryMethod
-from service.contract.task import ModelSource
+from service.contract.request.recovery import RecoveryMethod
+from service.contract.request.task import ModelSource
 from service.settings import Settings
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
@@ -39,7 +39,8 @@ from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import architecture_of
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.locating import locate
 from worker.sources.fetching import FetchedModel, fetch_adapter, fetch_model
 
 KEY = "taskslim"

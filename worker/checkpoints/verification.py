@@ -38,8 +38,8 @@ from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.data.wordings import Tokens
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.masking import masked
-from worker.slimming.units import Kept
-from worker.slimming.vocabulary import num_rows
+from worker.slimming.surgery.vocabulary import num_rows
+from worker.slimming.units.groups import Kept
 from worker.sources.validation import tensor_names
 
 # The greatest difference of a logit that counts as rounding, relative to the greatest logit. Both models compute in

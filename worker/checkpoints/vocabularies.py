@@ -22,8 +22,8 @@ from service.vocabulary.tokenizer_file import TokenizerFile, new_ids
 from worker.checkpoints.loading import LoadedModel, load_tokenizer
 from worker.checkpoints.older_readers import TOKENIZER, with_new_ids
 from worker.data.slim_vocabulary import SlimVocabulary
-from worker.slimming.config_sizes import configs_of
-from worker.slimming.vocabulary import cut_rows, num_rows, parts_of
+from worker.slimming.surgery.config_sizes import configs_of
+from worker.slimming.surgery.vocabulary import cut_rows, num_rows, parts_of
 
 NO_FILE = "its tokenizer is not a fast one, whose pieces tokenizer.json has"
 OTHER_IDS = "the class of its tokenizer does not take the ids of its tokenizer.json"

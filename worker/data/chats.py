@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel
 from service.contract.messages import Message, answers, asked
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN
+from service.contract.request.presets import LABEL_COLUMN
 from service.rows.row import Row
 from worker.data.chat_templates import prompt, prompt_and_answer
 from worker.data.wordings import Wording

@@ -7,7 +7,7 @@ the tokenizer are put around it.
 from collections.abc import Mapping, Sequence
 
 from service.contract.errors import InvalidData
-from service.contract.presets import LABEL_COLUMN, template_fields
+from service.contract.request.presets import LABEL_COLUMN, template_fields
 from service.rows.row import Row
 from service.rows.second_texts import OF_NUMBERS, have_second_texts, second_columns
 from service.rows.words import first_words

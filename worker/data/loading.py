@@ -7,8 +7,8 @@ from pathlib import Path
 
 from service.contract.errors import InvalidData, NotFound
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN, needs_answers
-from service.contract.task import DataSource, Task, TaskWording
+from service.contract.request.presets import LABEL_COLUMN, needs_answers
+from service.contract.request.task import DataSource, Task, TaskWording
 from service.rows.checks import check_rows, have_answers, plain_texts
 from service.rows.labels import with_named_labels
 from service.rows.row import Row

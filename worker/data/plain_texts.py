@@ -7,7 +7,7 @@ a special token, this is the first one. The end of a long text is cut.
 from collections.abc import Sequence
 
 from service.contract.errors import InvalidData
-from service.contract.presets import template_fields
+from service.contract.request.presets import template_fields
 from service.rows.row import Row
 from service.rows.words import first_words
 from worker.data.examples import Example

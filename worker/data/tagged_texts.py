@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from service.contract.errors import InvalidModel
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, WORDS_COLUMN
+from service.contract.request.presets import ANSWER_COLUMNS, WORDS_COLUMN
 from service.rows.row import Row
 from worker.data.examples import Example
 from worker.data.tokenising import token_ids_in_place

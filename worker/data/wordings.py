@@ -7,8 +7,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
 from service.contract.options import TaskKind
-from service.contract.presets import template_fields
-from service.contract.task import TaskWording
+from service.contract.request.presets import template_fields
+from service.contract.request.task import TaskWording
 from service.families.family import CLASSIFIERS, Kind
 from service.families.head_classes import check_entity_tags, head_classes, with_labels
 from service.families.head_kind import check_kind

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from service.contract.answers.report import ChangedAnswer, Confusion
-from service.contract.task import TaskWording
+from service.contract.request.task import TaskWording
 from service.rows.checks import shown_texts
 from service.rows.row import Row
 from worker.data.examples import Example

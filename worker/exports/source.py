@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from service.contract.output import Output
+from service.contract.request.output import Output
 from worker.checkpoints.weights import FROM_DISK_ALONE
 from worker.sources.validation import weight_files
 

@@ -15,7 +15,7 @@ from worker.slimming.architectures import Architecture, Stack
 from worker.slimming.gram import add_gram
 from worker.slimming.repair.layer_runner import LayerInput, run_layer, stack_inputs
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import layers_of
+from worker.slimming.units.layers import layers_of
 
 # Rounds a weight; the second argument are the sums of products of its module's inputs over tokens, (I, I).
 Calibrated = Callable[[Tensor, Tensor], QuantisedWeight]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from worker.slimming.architectures import architecture_of
-from worker.slimming.units import layers_of
+from worker.slimming.units.layers import layers_of
 
 if TYPE_CHECKING:
     from peft import LoraModel

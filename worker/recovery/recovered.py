@@ -18,7 +18,7 @@ from worker.checkpoints.verification import Probe, probe_of
 from worker.recovery.lora import Lora, attached
 from worker.recovery.rows import SplitRows, TrainingTask
 from worker.recovery.training import Before, OnStep, Settings, Training, train
-from worker.slimming.surgery import copy_with_tensors
+from worker.slimming.surgery.slicing import copy_with_tensors
 
 TOLERANCE = 1e-3  # difference of a logit that counts as rounding in float32, relative to the greatest logit
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from service.contract.recovery import HELD_OUT_SHARE
+from service.contract.request.recovery import HELD_OUT_SHARE
 from worker.data import batching
 from worker.data.batching import Padding
 from worker.data.examples import Example

@@ -19,7 +19,7 @@ from worker.checkpoints.saving import save_model
 from worker.data.provenance import versions
 from worker.reporting import findings, task_file
 from worker.search.candidates import Candidate
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 from worker.stages.context import JobContext
 from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel

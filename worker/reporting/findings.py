@@ -17,8 +17,8 @@ from worker.evaluation import answers
 from worker.evaluation.latency import PassProfile
 from worker.evaluation.pooling import ComparedAnswers, pooled_answers
 from worker.search.chosen import ChosenModel
-from worker.slimming.units import VOCABULARY, Group, Site
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role
+from worker.slimming.units.groups import VOCABULARY, Group, Site
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from worker.quantisation.precisions import PRECISIONS
 from worker.quantisation.verification import Compared, verify
 from worker.reporting import artifacts, quantised_snippets, task_file
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, own
-from worker.stages.measurements import shipped_tasks
-from worker.stages.quantisation import QuantisedSets, group_size_of, measure
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, own
+from worker.stages.evaluation.measurements import shipped_tasks
+from worker.stages.evaluation.quantisation import QuantisedSets, group_size_of, measure
 from worker.stages.task_model import Measured, TaskModel, with_examples
 
 

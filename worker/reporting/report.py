@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from service.contract.answers.report import ReadTokens, Report, Runtime
 from service.contract.answers.result import Result
 from service.contract.options import Format
-from service.contract.task import ModelSource, TaskWording
+from service.contract.request.task import ModelSource, TaskWording
 from service.exports.model import ExportedModel, exported_model
 from service.exports.runtimes import with_exports
 from service.families.family import ModelFamily
@@ -34,7 +34,7 @@ from worker.reporting.warnings import warnings
 from worker.slimming.streaming.layers import is_streamed
 from worker.stages import method
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
 from worker.stages.inputs import Sources
 from worker.stages.task_model import Synthesis, TaskModel
 

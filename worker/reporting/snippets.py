@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from service.contract.answers.result import Export
 from service.contract.options import Format, TaskKind
-from service.contract.presets import template_fields
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import template_fields
 from service.families.family import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of

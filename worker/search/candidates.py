@@ -13,14 +13,14 @@ from service.contract.options import Merge, Repair
 from service.sources.safetensors_header import DTYPES, TensorShape, file_size
 from service.sources.stored_experts import in_files
 from worker.checkpoints.dtypes import fixed_parameters
-from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
 from worker.slimming.repair.bias import add_zero_biases
 from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.shapes import buffer_shapes_after, shapes_after
-from worker.slimming.units import Kept
+from worker.slimming.surgery import slicing
+from worker.slimming.surgery.shapes import buffer_shapes_after, shapes_after
+from worker.slimming.units.groups import Kept
 from worker.stages.context import JobContext
 from worker.stages.merging import ExpertMerge
 from worker.stages.slim import (
@@ -123,7 +123,7 @@ class Candidates:
         Raises InvalidRequest where the family does not support the repair.
         """
         loaded = self._task_model.loaded
-        copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
+        copy = replace(self._task_model, loaded=replace(loaded, model=slicing.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
         self.merge(copy, candidate.kept)
         return cut_task_model(self._context, copy, candidate.kept, self._context.job.request.output.layout)

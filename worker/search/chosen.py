@@ -7,7 +7,7 @@ from worker.evaluation.bootstrap import kept_share
 from worker.evaluation.sequential import Verdict
 from worker.recovery.recovered import Recovered
 from worker.search.candidates import Candidate
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 from worker.stages.context import JobContext
 from worker.stages.task_model import Measured, TaskModel
 

@@ -2,7 +2,7 @@
 
 from service.contract.bisection import turning_point
 from service.contract.errors import InvalidRequest, TargetUnreachable
-from service.contract.target import Target
+from service.contract.request.target import Target
 from worker.search.candidates import Candidate, Candidates
 from worker.slimming.allocation import WidthUnreachable
 

@@ -1,7 +1,7 @@
 """Search for the largest model whose forward pass is fast enough, by timing candidates that are cut."""
 
 from service.contract.bisection import last_that_holds
-from service.contract.target import LatencyBound
+from service.contract.request.target import LatencyBound
 from worker.evaluation.latency import measure_latency
 from worker.search.candidates import Candidate
 from worker.search.search_context import SearchContext

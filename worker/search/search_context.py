@@ -12,7 +12,7 @@ from worker.search.chosen import ChosenModel
 from worker.search.curve import Curve
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
-from worker.stages.quantisation import judged_in_precision
+from worker.stages.evaluation.quantisation import judged_in_precision
 from worker.stages.recovery import recover
 from worker.stages.task_model import (
     Measured,

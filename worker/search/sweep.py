@@ -8,7 +8,7 @@ from worker.search.candidates import Candidate
 from worker.search.chosen import ChosenModel
 from worker.search.search_context import SearchContext, SlimCopy
 from worker.slimming.allocation import WidthUnreachable
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 from worker.stages.task_model import TaskModel
 
 # Saves the checkpoint of a cut model in the directory of this name. It calls the last argument while it waits.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.slimming.units import VOCABULARY, Group, Scores, Site
-from worker.slimming.vocabulary import is_unused
+from worker.slimming.surgery.vocabulary import is_unused
+from worker.slimming.units.groups import VOCABULARY, Group, Scores, Site
 
 # The largest share of the target by which floors and rounding may miss it; to miss it by more is an error.
 TOLERANCE = 0.02

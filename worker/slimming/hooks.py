@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 # (activation, input of the layer if the hook point is "residual") -> a replacement of the activation, or None
 Visitor = Callable[[Tensor, Tensor | None], Tensor | None]

@@ -1,6 +1,6 @@
 """Masking: removes the contribution of units for the duration of a context, without changing the model.
 
-A masked model computes exactly what `surgery.cut` makes of it.
+A masked model computes exactly what `slicing.cut` makes of it.
 
 Shape suffixes: K units that stay, C channels of the group's activation.
 """
@@ -14,8 +14,8 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.experts.neurons import without_neurons
 from worker.slimming.experts.routing import without_experts
 from worker.slimming.hooks import Visitor, watch
-from worker.slimming.surgery import groups_of, stays
-from worker.slimming.units import Group, Kept
+from worker.slimming.surgery.slicing import groups_of, stays
+from worker.slimming.units.groups import Group, Kept
 
 
 @contextmanager

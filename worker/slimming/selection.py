@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.slimming.allocation import Rules, WidthUnreachable, allocate
-from worker.slimming.units import Group, Kept, Scores
+from worker.slimming.units.groups import Group, Kept, Scores
 
 __all__ = ["Rules", "WidthUnreachable", "best", "select"]
 

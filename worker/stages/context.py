@@ -10,7 +10,7 @@ from typing import Protocol
 from service.contract.answers.job import Stage
 from service.contract.answers.report import StageTiming
 from service.contract.errors import blaming_task
-from service.contract.task import Task
+from service.contract.request.task import Task
 from service.infrastructure.tracing import stage_span
 from service.jobs.record import JobRecord
 from service.settings import Settings

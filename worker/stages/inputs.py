@@ -7,8 +7,8 @@ import structlog
 
 from service.contract.answers.report import Ancestor, Dequantised
 from service.contract.errors import InvalidModel, TaskslimError, blaming_task
-from service.contract.synthesis import blaming_writer
-from service.contract.task import ModelSource, Task
+from service.contract.request.synthesis import blaming_writer
+from service.contract.request.task import ModelSource, Task
 from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
@@ -17,9 +17,9 @@ from worker.data.loading import Location, read_texts
 from worker.data.provenance import digest_directory
 from worker.sources.fetching import fetch_adapter, fetch_model
 from worker.sources.lineage import lineage
-from worker.stages import evaluation_sets
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import RequestedRows
+from worker.stages.evaluation import evaluation_sets
+from worker.stages.evaluation.evaluation_sets import RequestedRows
 from worker.stages.method import options
 
 log = structlog.get_logger()

@@ -9,7 +9,7 @@ from worker.checkpoints.dtypes import round_weights
 from worker.slimming.merging.clusters import cluster, representatives
 from worker.slimming.merging.merging import merge
 from worker.slimming.merging.router_logits import similarities
-from worker.slimming.units import Group, Kept, Scores, Site
+from worker.slimming.units.groups import Group, Kept, Scores, Site
 from worker.stages.context import JobContext
 from worker.stages.slim import repair_input
 from worker.stages.task_model import TaskModel

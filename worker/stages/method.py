@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from service.contract.method import OBJECTIVES, Method, objective_of
 from service.contract.options import Layout, Normalisation, Scope, UnionRule
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import OBJECTIVES, Method, objective_of
 from worker.slimming.allocation import Rules
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.stages.context import JobContext

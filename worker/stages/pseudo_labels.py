@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from service.contract.answers.report import OwnAnswers
 from service.contract.errors import UnusableAnswers
 from service.contract.options import TaskKind
-from service.contract.presets import LABELLED_BY_HEAD
+from service.contract.request.presets import LABELLED_BY_HEAD
 from worker.data import batching
 from worker.data.examples import Example
 from worker.data.prompts import labels_text, number_text
@@ -26,7 +26,7 @@ from worker.data.tagged_texts import tags_text
 from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import EvaluationSet, Role
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, Role
 from worker.stages.task_model import Examples, TaskModel, with_examples, with_offset_rows
 
 Answer = Callable[[TaskModel], Answers]

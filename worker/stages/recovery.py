@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from service.contract.answers.result import RationaleTraining, RecoveredMetrics, RecoveryResult, Verified
 from service.contract.errors import blaming_task
 from service.contract.options import TaskKind
-from service.contract.recovery import Recovery, check_kind, check_rank, check_rows, weight_of_labels
+from service.contract.request.recovery import Recovery, check_kind, check_rank, check_rows, weight_of_labels
 from service.storage.artifact_names import UNTRAINED
 from worker.data import batching
 from worker.data.examples import Example
@@ -20,7 +20,7 @@ from worker.recovery.rows import RunningModel, SplitRows, StoredScores, Teacher,
 from worker.recovery.training import OnStep, Settings, Training
 from worker.slimming.recovery.losses import LOSSES, TaskLoss, vocabulary
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
 from worker.stages.task_model import TaskModel, with_examples, worded
 from worker.synthesis import rationales
 

@@ -20,9 +20,10 @@ from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairIn
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.finite import NotFinite
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.surgery import copy_sharing_tensors
-from worker.slimming.units import VOCABULARY, Group, Kept, Scores, UnitUnavailable, locate
-from worker.slimming.vocabulary import without_vocabulary
+from worker.slimming.surgery.slicing import copy_sharing_tensors
+from worker.slimming.surgery.vocabulary import without_vocabulary
+from worker.slimming.units.groups import VOCABULARY, Group, Kept, Scores, UnitUnavailable
+from worker.slimming.units.locating import locate
 from worker.stages.context import JobContext
 from worker.stages.method import options, rules
 from worker.stages.task_model import TaskModel

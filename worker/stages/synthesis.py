@@ -14,15 +14,15 @@ from service.contract.answers.job import Stage
 from service.contract.answers.report import Synthesised
 from service.contract.errors import InvalidData, InvalidTemplate, blaming_task
 from service.contract.options import DropReason, TaskKind
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, resolve, template_fields
-from service.contract.synthesis import (
+from service.contract.request.presets import LABEL_COLUMN, TARGET_COLUMN, resolve, template_fields
+from service.contract.request.synthesis import (
     blaming_writer,
     check_reader_of_rationales,
     check_rows,
     check_task,
     check_writer,
 )
-from service.contract.task import Synthesis, Task, TaskWording
+from service.contract.request.task import Synthesis, Task, TaskWording
 from service.rows.row import Row
 from service.rows.words import first_words
 from worker.checkpoints.loading import load_model
@@ -30,7 +30,7 @@ from worker.data import encoding, prompts
 from worker.data.examples import Example
 from worker.data.wordings import Wording
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet
 from worker.stages.inputs import Sources
 from worker.stages.task_model import Examples, TaskModel, answer_rows, device, encode, with_examples, worded
 from worker.stages.task_model import Synthesis as Found

@@ -13,9 +13,9 @@ from service.contract.answers.report import Decoding, OwnAnswers, Synthesised
 from service.contract.answers.result import Metrics
 from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Supervision, TaskKind, TaskMetric, Unit
-from service.contract.presets import LABELLED_BY_HEAD, needs_answers
+from service.contract.request.presets import LABELLED_BY_HEAD, needs_answers
+from service.contract.request.task import TaskWording
 from service.contract.row_values import RowValues
-from service.contract.task import TaskWording
 from service.exports.formats import asked, check_format_tokenizers, check_formats
 from service.exports.precisions import check_precisions
 from service.families.table import check_first_layer, check_merge, check_units

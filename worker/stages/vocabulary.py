@@ -18,10 +18,10 @@ from worker.data.slim_vocabulary import SlimVocabulary
 from worker.data.token_use import use_scores
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.iterative import ScorePath
-from worker.slimming.units import VOCABULARY
-from worker.slimming.vocabulary import num_rows
+from worker.slimming.surgery.vocabulary import num_rows
+from worker.slimming.units.groups import VOCABULARY
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import EvaluationSet, own
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, own
 from worker.stages.task_model import Examples, TaskModel, with_examples, worded
 
 # The scores of a job that removes nothing but tokens.

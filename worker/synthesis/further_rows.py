@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from service.contract.options import DropReason, TaskKind
-from service.contract.presets import LABEL_COLUMN
-from service.contract.task import Synthesis, TaskWording
+from service.contract.request.presets import LABEL_COLUMN
+from service.contract.request.task import Synthesis, TaskWording
 from service.rows.row import Row
 from worker.data.tokenising import token_ids
 from worker.data.wordings import Tokens

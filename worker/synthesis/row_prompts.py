@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from string import Formatter
 
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN
+from service.contract.request.presets import LABEL_COLUMN, TARGET_COLUMN
+from service.contract.request.task import TaskWording
 from service.contract.row_values import RowValues
-from service.contract.task import TaskWording
 from service.rows.row import Row
 from service.rows.words import first_words
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.contract.messages import Message
 from service.contract.options import TaskKind
-from service.contract.task import TaskWording
+from service.contract.request.task import TaskWording
 from worker.checkpoints.loading import LoadedModel
 from worker.data import batching, chat_templates, wordings
 from worker.data.batching import Padding

@@ -8,7 +8,7 @@ from service.contract.answers.catalog import Capabilities, Limits
 from service.contract.criteria import Criterion
 from service.contract.fields import MAX_RATIO, MAX_ROWS
 from service.contract.options import Repair, Unit
-from service.contract.presets import PRESETS
+from service.contract.request.presets import PRESETS
 from service.families.table import FAMILIES
 from service.infrastructure.version import package_version
 

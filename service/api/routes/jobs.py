@@ -37,7 +37,7 @@ from service.api.waiting import waiter_of
 from service.contract.answers.job import Job, JobPage, JobStatus
 from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
 from service.contract.ids import new_id
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.idempotency import Claim, Idempotency, StoredResponse, fingerprint_of, parse_key
 from service.jobs.record import JobRecord, decode, status_of
 from service.jobs.representation import job_json, page_json

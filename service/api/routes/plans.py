@@ -11,7 +11,7 @@ from service.api.problems import problem_responses
 from service.contract.answers.catalog import Plan
 from service.contract.answers.job import Stage
 from service.contract.errors import TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.submission import access_of, check_webhook
 from service.planning.plan import plan
 from service.planning.time_estimate import planned_work

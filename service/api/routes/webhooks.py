@@ -9,7 +9,7 @@ from service.api.middleware import StrictRoute
 from service.api.openapi.examples import RECEIVERS
 from service.api.problems import problem_responses
 from service.contract.answers.resources import DeliveryPage, WebhookMessage, WebhookSecret, WebhookUrl
-from service.contract.request import WebhookEvent
+from service.contract.request.job_request import WebhookEvent
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
 # The messages that the service sends, for the OpenAPI document only: the app does not serve these routes.

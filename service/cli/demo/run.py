@@ -24,7 +24,7 @@ from service.contract.answers.job import Job
 from service.contract.answers.result import Result
 from service.contract.errors import Conflict
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.reports.formatting import duration, percent, size
 from service.settings import Settings
 from service.storage.artifact_names import MODEL

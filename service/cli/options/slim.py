@@ -8,8 +8,8 @@ import typer
 from service.cli.short_request import DEFAULT_RATIO
 from service.contract.fields import MAX_RATIO
 from service.contract.options import Precision, TaskKind
-from service.contract.presets import PRESETS
-from service.contract.recovery import RecoveryMethod
+from service.contract.request.presets import PRESETS
+from service.contract.request.recovery import RecoveryMethod
 
 
 def _presets(typed: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from service.contract.answers.task_file import ShippedTask
 from service.contract.errors import InvalidRequest
 from service.contract.options import TaskKind
-from service.contract.presets import template_fields
+from service.contract.request.presets import template_fields
 
 MAX_BIAS = 100.0  # the largest value of `logit_bias`; servers cut larger ones off
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from service.contract.answers.result import Estimate
 from service.contract.fields import Schema, Tags
 from service.contract.options import Layout, Repair, Supervision, TaskMetric, Unit
-from service.contract.recovery import RecoveryMethod
-from service.contract.task import ModelSource
+from service.contract.request.recovery import RecoveryMethod
+from service.contract.request.task import ModelSource
 
 
 class Size(StrEnum):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from service.contract.answers.result import CurvePoint, Result
 from service.contract.fields import Schema, Tags
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 
 
 class JobStatus(StrEnum):

@@ -8,7 +8,7 @@ from service.contract.answers.job import Stage
 from service.contract.answers.result import DenseSlim, Result, Widths
 from service.contract.fields import Name, Schema
 from service.contract.options import DropReason, Format, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 
 
 class StageTiming(Schema):

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from service.contract.answers.job import JobError, JobStatus
 from service.contract.fields import Name, Schema, Tags, Uri
-from service.contract.method import Method
-from service.contract.request import WebhookEvent
-from service.contract.task import ModelSource
+from service.contract.request.job_request import WebhookEvent
+from service.contract.request.method import Method
+from service.contract.request.task import ModelSource
 
 
 class Artifact(Schema):

@@ -13,7 +13,7 @@ from ulid import ULID
 from service.api.metrics import HttpMetrics, family_of
 from service.contract.answers.job import JobError
 from service.contract.answers.result import DenseSlim
-from service.contract.request import JobRequest, Priority
+from service.contract.request.job_request import JobRequest, Priority
 from service.infrastructure.counters import COUNTERS, METRICS, RATIOS, Counters
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from service.cli.__main__ import main
-from service.contract.presets import PRESETS
+from service.contract.request.presets import PRESETS
 from tests.support.command_line import commands
 
 

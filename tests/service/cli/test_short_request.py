@@ -10,7 +10,7 @@ from service.cli.short_request import Answer, wording_of
 from service.contract.answers.resources import Dataset
 from service.contract.errors import InvalidData
 from service.contract.options import TaskKind
-from service.contract.task import Task
+from service.contract.request.task import Task
 
 NOW = datetime.now(UTC)
 CASES: dict[str, tuple[str | None, Answer, str | None, dict[str, Any], list[str]]] = {

@@ -7,9 +7,9 @@ import pytest
 
 from service.contract.errors import InvalidData, InvalidRequest, InvalidTemplate, UnknownLabel
 from service.contract.messages import Message, asked, is_answered
-from service.contract.presets import OF_TEMPLATES, resolve
+from service.contract.request.presets import OF_TEMPLATES, resolve
+from service.contract.request.task import ObservedTask, Task
 from service.contract.row_values import usable_values
-from service.contract.task import ObservedTask, Task
 from service.rows.checks import check_rows, have_answers, shown_texts
 from service.rows.labels import with_named_labels
 from service.rows.row import Row

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.contract.options import EXPORTS, Format
-from service.contract.output import Output
+from service.contract.request.output import Output
 from service.exports.formats import FORMATS
 from service.exports.gguf import PER_LAYER, UNIFORM, architecture
 from service.exports.gguf_tokenizer import PRE_TOKENIZERS, TokenizerKind, tokenizer_kind

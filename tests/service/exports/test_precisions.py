@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.contract.errors import UnsupportedFormat
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.exports.precisions import check_precisions, group_size, planned_precisions
 from service.families.table import FAMILIES
 

@@ -13,7 +13,7 @@ from service.families.table import FAMILIES
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import head_counts, head_size
 from tests.support.tiny_models import TINY, tiny_family
-from worker.slimming import surgery
+from worker.slimming.surgery import slicing
 
 DECODERS = [
     name
@@ -104,4 +104,4 @@ def test_a_pattern_of_layers_is_refused_where_the_stock_class_fails(name: str, f
 
 
 def test_lists_with_an_entry_for_each_layer_are_those_that_a_cut_shortens() -> None:
-    assert LAYER_LISTS == surgery.LAYER_LISTS
+    assert LAYER_LISTS == slicing.LAYER_LISTS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.contract.answers.job import AttemptOutcome, JobError, JobStatus
-from service.contract.request import Priority
+from service.contract.request.job_request import Priority
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN
 from service.jobs.queue import JobQueue

@@ -10,7 +10,7 @@ from redis import Redis
 
 from service.contract.errors import Conflict
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.infrastructure.redis_keys import EXPIRIES, job_key
 from service.jobs.record import JobRecord, new_record
 from service.jobs.retention import Retention

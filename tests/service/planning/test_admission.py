@@ -12,7 +12,7 @@ from service.contract.errors import (
     UnknownPreset,
     UnsupportedUnit,
 )
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.admission import check_request
 from service.sources.access import Access
 from tests.support.job_requests import FILMS, MOOD, WRITING, request_body, several

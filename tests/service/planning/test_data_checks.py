@@ -13,7 +13,7 @@ from service.contract.errors import (
     TaskslimError,
     UnknownLabel,
 )
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.admission import check_request
 from service.planning.data_checks import MAX_READ_BYTES
 from service.rows.row import Row

@@ -10,7 +10,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable, TaskslimError
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.feasibility import Feasibility
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory
@@ -20,9 +20,9 @@ from tests.support.hub_cache import cache_hub_model
 from tests.support.planning import request_for
 from tests.support.requests import plain_request
 from worker.checkpoints.model_classes.per_layer import to_loadable_class
-from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site
+from worker.slimming.surgery import slicing
+from worker.slimming.units.groups import Site
 
 
 def check(feasibility: Feasibility, request: JobRequest, access: Access) -> None:
@@ -85,7 +85,7 @@ def test_a_bias_is_refused_in_a_llama_that_loses_heads(tmp_path: Path, access: A
 def test_the_uniform_layout_is_refused_for_a_model_with_widths_per_layer(tmp_path: Path, access: Access) -> None:
     model = checkpoints.write(tmp_path, "llama")
     architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
-    surgery.cut(model, architecture, kept, "per_layer")
+    slicing.cut(model, architecture, kept, "per_layer")
     to_loadable_class(model, architecture).save_pretrained(tmp_path)
     assert refusal(request_for(tmp_path), access).param == "output.layout"
 

@@ -8,7 +8,7 @@ import pytest
 from service.contract.errors import (
     InvalidRequest,
 )
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.admission import check_request
 from service.sources.access import Access
 from tests.support.job_requests import request_body

@@ -30,7 +30,8 @@ from worker.slimming.scoring import second_moments
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.streaming.layers import can_stream
-from worker.slimming.units import Group, locate
+from worker.slimming.units.groups import Group
+from worker.slimming.units.locating import locate
 
 FITTED = {"units": ["ffn", "heads"], "criterion": "surgeon", "repair": "least_squares_layerwise"}
 STATED = 2  # the factor within which a plan states the peak

@@ -15,7 +15,7 @@ from service.contract.errors import (
     UnsupportedFamily,
     UnsupportedUnit,
 )
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.admission import check_request
 from service.sources.access import Access
 from service.storage.object_store import Storage

@@ -18,7 +18,7 @@ from service.contract.errors import (
     UnsupportedUnit,
 )
 from service.contract.options import Format, Unit
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.families.table import FAMILIES, keeps_first_layer
 from service.jobs.record import new_record
 from service.planning.plan import plan, plan_for
@@ -37,10 +37,12 @@ from tests.support.tiny_models import TINY, tiny_family
 from worker import pipeline
 from worker.checkpoints.loading import count_parameters
 from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
-from worker.slimming import selection, surgery
+from worker.slimming import selection
 from worker.slimming.allocation import share_removed
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Group, Kept, locate
+from worker.slimming.surgery import slicing
+from worker.slimming.units.groups import Group, Kept
+from worker.slimming.units.locating import locate
 
 
 def family_of(name: str) -> str:
@@ -70,7 +72,7 @@ def test_a_plan_equals_the_cut_model(name: str, units: list[Unit], tmp_path: Pat
     # The plan supposes that the last layers go; the first one of a T5 alone holds the position bias.
     scores = {group.site: torch.rand(group.count) - group.site.layer for group in groups}
     kept = selection.select(scores, groups, ratio, 8)
-    surgery.cut(model, architecture, kept)
+    slicing.cut(model, architecture, kept)
     slim = to_stock_class(model)
     slim.save_pretrained(tmp_path / "slim")
     assert planned.exact

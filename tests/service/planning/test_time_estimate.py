@@ -13,7 +13,7 @@ from redis import Redis
 from service.api.openapi.response_examples import REPORT
 from service.contract.answers.job import Stage
 from service.contract.answers.report import Report
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.time_estimate import DURATIONS, MAX_RUNS, Durations, Run, Work, estimate, planned_work, work_of
 from service.sources.access import Access
 from service.storage.keys import dataset_key

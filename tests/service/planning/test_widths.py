@@ -7,7 +7,7 @@ from service.planning.widths import nearest
 from tests.support.tiny_models import causal
 from worker.slimming.allocation import WidthUnreachable, width
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 
 @given(count=st.integers(1, 4096), ratio=st.floats(0.01, 0.95), round_to=st.integers(1, 300))

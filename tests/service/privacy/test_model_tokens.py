@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.privacy.model_tokens import ModelTokens, read_model_tokens
 from tests.support import checkpoints
 from tests.support.hub_cache import cache_hub_model

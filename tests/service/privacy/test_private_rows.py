@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.errors import InvalidData, InvalidRequest
-from service.contract.presets import resolve
-from service.contract.task import ModelSource, TaskWording
+from service.contract.request.presets import resolve
+from service.contract.request.task import ModelSource, TaskWording
 from service.privacy.columns import PrivateColumns, columns_of
 from service.privacy.exponential_mechanism import ExponentialMechanism
 from service.privacy.mechanisms import MechanismName

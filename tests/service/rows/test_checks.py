@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
-from service.contract.presets import resolve
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.contract.row_values import usable_values
-from service.contract.task import Task
 from service.rows.checks import check_rows, have_answers
 from service.rows.labels import with_named_labels
 from service.rows.row import Row

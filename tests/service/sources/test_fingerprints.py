@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.sources.access import Access
 from service.sources.fingerprints import MAX_READ_BYTES, fingerprints
 from service.sources.readers import file_mark, file_marks

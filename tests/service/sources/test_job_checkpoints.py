@@ -11,7 +11,7 @@ from redis import Redis
 from service.api.app import create_app
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.settings import Settings

@@ -7,7 +7,7 @@ from ulid import ULID
 
 from service.contract.answers.resources import Manifest, StoredFile
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
 from service.sources.model_directory import ModelDirectory

@@ -8,7 +8,7 @@ from service.contract.answers.comparison import Size
 from service.contract.answers.report import Report
 from service.contract.answers.result import CurvePoint, Estimate
 from service.contract.errors import NotComparable
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.storage.comparison import compare
 from tests.support.compared_jobs import DIGESTS, compared_report

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.errors import BodyTooLarge, InvalidData
-from service.contract.presets import resolve
-from service.contract.task import DataSource, Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import DataSource, Task
 from service.storage.keys import dataset_key
 from service.storage.object_store import Storage
 from service.storage.row_formats import FORMAT_BY_ENDING, FORMAT_BY_MEDIA_TYPE, Content, convert, read_file

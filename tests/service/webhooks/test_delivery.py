@@ -16,7 +16,7 @@ from standardwebhooks import WebhookVerificationError
 
 from service.contract.answers.job import JobError, JobStatus
 from service.contract.answers.resources import Delivery, DeliveryOutcome
-from service.contract.request import JobRequest, WebhookEvent
+from service.contract.request.job_request import JobRequest, WebhookEvent
 from service.infrastructure.background_threads import repeating
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, job_key
 from service.jobs.record import JobRecord, new_record

@@ -12,8 +12,8 @@ from redis import Redis
 
 from service.contract.answers.job import JobStatus, Stage
 from service.contract.answers.resources import Manifest
-from service.contract.request import JobRequest
-from service.contract.task import DataSource
+from service.contract.request.job_request import JobRequest
+from service.contract.request.task import DataSource
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record

@@ -11,6 +11,7 @@ from worker.attempts import rq_worker
 from worker.attempts.rq_worker import SlimWorker
 
 
+@pytest.mark.slow
 def test_foreign_rq_job_without_a_timeout_is_refused_and_the_worker_goes_on(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from worker.checkpoints import dtypes
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.saving import save_model
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoTokenizer
 
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.planning.tokenizer_checks import VOCABULARIES
 from service.sources.model_files import is_wanted
 from tests.support.tiny_models import TINY, bart

@@ -17,7 +17,8 @@ from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import count_parameters, load_model
 from worker.checkpoints.saving import save_model
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.locating import locate
 
 CPU = torch.device("cpu")
 # Tiny model -> its own head or second embedding, which a config that says "tied" does not hide.

@@ -21,7 +21,7 @@ from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import MODULE, Probe, compare, start, take_probe, verify
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import Rules, select
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 
 def whole_probe(directory: Path) -> Probe:

@@ -18,9 +18,11 @@ from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.checkpoints.vocabularies import cut_vocabulary, ids_in_configs, slim_vocabulary, tokenizer_file
 from worker.slimming.architectures import architecture_of
-from worker.slimming.surgery import copy_sharing_tensors
-from worker.slimming.units import VOCABULARY, locate, vocabulary_parameters
-from worker.slimming.vocabulary import cut_rows, num_rows
+from worker.slimming.surgery.slicing import copy_sharing_tensors
+from worker.slimming.surgery.vocabulary import cut_rows, num_rows
+from worker.slimming.units.groups import VOCABULARY
+from worker.slimming.units.locating import locate
+from worker.slimming.units.vocabulary import vocabulary_parameters
 
 TEXT = CORPUS[1]
 # The head of each tokenizer's special tokens, and a model that reads its tokens.

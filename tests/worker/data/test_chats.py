@@ -6,9 +6,9 @@ import pytest
 from transformers import BertConfig
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel
-from service.contract.presets import resolve
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.contract.row_values import usable_values
-from service.contract.task import Task
 from service.families.family import Kind
 from service.rows.labels import with_named_labels
 from service.rows.row import Row

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.contract.errors import ForbiddenPath, InvalidData
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.storage.keys import dataset_key
 from service.storage.object_store import Storage
 from worker.data.loading import Location, load_rows

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from transformers import BertConfig, T5Config
 
-from service.contract import presets
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel, InvalidTemplate
-from service.contract.task import Task
+from service.contract.request import presets
+from service.contract.request.task import Task
 from service.families.family import Kind
 from service.rows.row import Row
 from tests.support import checkpoints

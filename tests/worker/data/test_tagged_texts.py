@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from service.contract.errors import InvalidModel
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import WITH_TOKEN_HEAD

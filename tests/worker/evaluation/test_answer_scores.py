@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from service.contract.errors import InvalidModel
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.families.family import CLASSIFIERS, Kind
 from service.rows.row import Row
 from tests.support import checkpoints

@@ -3,7 +3,7 @@
 import torch
 
 from service.contract.options import TaskKind
-from service.contract.task import DataSource, Task
+from service.contract.request.task import DataSource, Task
 from service.rows.row import Row
 from worker.evaluation import answers
 from worker.evaluation.answer_scores import AnswerScores

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.families.family import Kind
 from service.rows.row import Row
 from tests.support import checkpoints

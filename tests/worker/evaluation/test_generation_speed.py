@@ -21,7 +21,7 @@ from worker.evaluation.generation_speed import (
     median_prompt,
     num_new_tokens,
 )
-from worker.stages.speed import WRITING
+from worker.stages.evaluation.speed import WRITING
 
 PROMPTS = [tuple(range(4, 4 + length)) for length in (3, 9, 5)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.runtimes_bench.environments import NotInstallable, run_in
+from benchmarks.parts.runtimes.environments import NotInstallable, run_in
 from service.contract.answers.result import Export
 from service.contract.errors import ExportFailed, UnsupportedFormat
 from service.contract.options import Format

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
-from service.contract.output import Output
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.output import Output
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.inline_rows import take_rows

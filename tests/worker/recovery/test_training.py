@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from service.contract.answers.result import StoppedBy
-from service.contract.recovery import Recovery
+from service.contract.request.recovery import Recovery
 from tests.support.recoveries import RecoveryJob, recovery_job
 from tests.support.tiny_models import TINY
 from tests.worker.recovery.test_lora import traces

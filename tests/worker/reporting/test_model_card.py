@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from service.contract.answers.report import Ancestor, Report, ReportWarning
 from service.contract.answers.result import CurvePoint, Estimate, MetricsPair
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from tests.support.contract_examples import REQUEST, report
 from worker.reporting.card_metadata import licence_of, model_name

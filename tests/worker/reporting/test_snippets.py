@@ -11,8 +11,8 @@ import torch
 
 from service.contract.answers.task_file import TaskFile
 from service.contract.options import TaskKind
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.families.table import FAMILIES
 from service.rows.row import Row
 from tests.support import checkpoints

@@ -9,8 +9,9 @@ from tests.support.tiny_models import TINY, causal
 from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable, share_removed
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
-from worker.slimming.surgery import cut
-from worker.slimming.units import Group, Kept, Site, locate
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.groups import Group, Kept, Site
+from worker.slimming.units.locating import locate
 
 PER_LAYER = Rules(scope="global", layout="per_layer")
 FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}

@@ -14,7 +14,10 @@ from service.tensors.names import StackNames
 from tests.support.architecture_rows import having
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
 from worker.slimming.architectures import ARCHITECTURES, Stack
-from worker.slimming.units import UNITS, VOCABULARY, Site, UnitUnavailable, layers_of, locate, vocabulary_parameters
+from worker.slimming.units.groups import VOCABULARY, Site, UnitUnavailable
+from worker.slimming.units.layers import layers_of
+from worker.slimming.units.locating import UNITS, locate
+from worker.slimming.units.vocabulary import vocabulary_parameters
 
 
 def test_contract_and_worker_have_a_row_for_the_same_families() -> None:

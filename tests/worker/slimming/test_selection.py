@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.slimming.selection import Rules, WidthUnreachable, select
-from worker.slimming.units import Group, Site
+from worker.slimming.units.groups import Group, Site
 
 
 def group(count: int, layer: int = 0) -> Group:

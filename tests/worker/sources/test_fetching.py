@@ -7,7 +7,7 @@ import pytest
 from peft import PromptTuningConfig, get_peft_model
 
 from service.contract.errors import ForbiddenPath, InvalidModel
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from tests.support import checkpoints
 from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.tiny_models import TINY

@@ -6,13 +6,13 @@ import pytest
 
 from service.api.openapi.examples import INLINE
 from service.contract.options import Layout
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from tests.support.tiny_models import causal
 from worker.slimming import selection
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 from worker.stages.method import rules
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.rows.row import Row
 from worker.synthesis import row_prompts
 

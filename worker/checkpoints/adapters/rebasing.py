@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError
 from service.contract.options import Merge, Repair
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.families.per_layer import is_per_layer
 from service.families.source_config import effective_config
 from service.families.table import family_of
@@ -39,8 +39,8 @@ from worker.checkpoints.kept_indices import Origin, check_empty, read_kept, uri_
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE, invalid_model, own_config
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import Architecture, architecture_of
-from worker.slimming.surgery import groups_of, staying
-from worker.slimming.units import Kept
+from worker.slimming.surgery.slicing import groups_of, staying
+from worker.slimming.units.groups import Kept
 from worker.sources.validation import read_json
 
 IN, OUT = "lora_A.weight", "lora_B.weight"

@@ -18,8 +18,8 @@ from worker.checkpoints.model_classes import modeling_taskslim
 from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.checkpoints.tying import take_tensors
 from worker.slimming.architectures import Architecture
-from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes, without_part
-from worker.slimming.units import locate
+from worker.slimming.surgery.config_sizes import agreed_sizes, configs_of, field_values, set_sizes, without_part
+from worker.slimming.units.locating import locate
 
 # Families whose class reads the sizes of heads in `per_layer_config`, and fails where layers of one type differ there.
 OWN_LAYER_FIELDS = ("gemma4_text",)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from worker.slimming.units import Group, tensor_of
+from worker.slimming.units.groups import Group
+from worker.slimming.units.slices import tensor_of
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from worker.slimming.merging.router_logits import RouterMoments, moments
 from worker.slimming.repair import ridge
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.streaming.mapped import beside
-from worker.slimming.units import Group, Scores, Site
+from worker.slimming.units.groups import Group, Scores, Site
 
 LEAST_RIDGE = 1e-3  # share of the mean of the Gram matrix's diagonal
 MEAN, LOG_SUM_EXP = "mean", "log_sum_exp"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worker.slimming.scoring.attribution import prepared
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import Group, Site
+from worker.slimming.units.groups import Group, Site
 
 # (inputs of the router (N, D), logits (N, E)), both float64 and of the tokens that count
 RouterVisitor = Callable[[Tensor, Tensor], None]

@@ -19,7 +19,8 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.repair.consumers import bias_of, consumers_of, replace_bias, weight_of
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import Moments, collect
-from worker.slimming.units import Kept, layers_of
+from worker.slimming.units.groups import Kept
+from worker.slimming.units.layers import layers_of
 
 
 class RepairUnavailable(ValueError):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.streaming.mapped import beside
-from worker.slimming.surgery import groups_of, stays
-from worker.slimming.units import Group, Kept
+from worker.slimming.surgery.slicing import groups_of, stays
+from worker.slimming.units.groups import Group, Kept
 
 
 @dataclass(frozen=True)

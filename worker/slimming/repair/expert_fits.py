@@ -24,8 +24,8 @@ from worker.slimming.repair import ridge
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.objectives import Batch, objective_values
 from worker.slimming.scoring.second_moments import RIDGE, token_weights
-from worker.slimming.surgery import groups_of, stays
-from worker.slimming.units import Group
+from worker.slimming.surgery.slicing import groups_of, stays
+from worker.slimming.units.groups import Group
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.repair.consumers import Consumer, consumers_of
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Kept
+from worker.slimming.units.groups import Kept
 
 # Called as on_progress(done, total).
 Progress = Callable[[int, int], None]

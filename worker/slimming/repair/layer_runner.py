@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
 from worker.slimming.scoring.objectives import Batch, token_scores
-from worker.slimming.units import layers_of, module_after_first
+from worker.slimming.units.layers import layers_of, module_after_first
 
 
 class LayerCall(NamedTuple):

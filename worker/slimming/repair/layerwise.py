@@ -23,8 +23,9 @@ from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
 from worker.slimming.repair.least_squares import first_passes, fit_first
 from worker.slimming.repair.stream_fit import fit_to_stream
-from worker.slimming.surgery import copy_sharing_tensors, cut
-from worker.slimming.units import Kept, Site, layers_of
+from worker.slimming.surgery.slicing import copy_sharing_tensors, cut
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.layers import layers_of
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from worker.slimming.repair.consumers import Consumer, bias_of, replace_kept_col
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import RIDGE, Moments, collect, portions
 from worker.slimming.streaming.mapped import beside
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 
 class Fit(NamedTuple):

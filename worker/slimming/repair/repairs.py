@@ -16,7 +16,7 @@ from worker.slimming.repair.layerwise import least_squares_layerwise
 from worker.slimming.repair.least_squares import least_squares
 from worker.slimming.scoring.attribution import prepared
 from worker.slimming.scoring.second_moments import Moments, collect, portions
-from worker.slimming.surgery import groups_of
+from worker.slimming.surgery.slicing import groups_of
 
 
 class Repair(NamedTuple):

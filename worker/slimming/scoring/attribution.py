@@ -26,7 +26,9 @@ from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.neurons_of_experts import neuron_sums
 from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
 from worker.slimming.scoring.second_moments import Moments, collect, matrix_bytes, portions
-from worker.slimming.units import Group, Scores, Site, UnitUnavailable, locate, weights_UF
+from worker.slimming.units.groups import Group, Scores, Site, UnitUnavailable
+from worker.slimming.units.locating import locate
+from worker.slimming.units.slices import weights_UF
 
 
 class Scored(NamedTuple):

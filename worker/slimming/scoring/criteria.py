@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 from worker.slimming.scoring import optimal_brain_surgeon
 from worker.slimming.scoring.second_moments import RIDGE, Moments
 from worker.slimming.scoring.shrinkage import shrunk
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 Needs = Literal["weights", "activations", "stream", "gradients", "weight gradients", "moments"]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 
 class NotFinite(Exception):

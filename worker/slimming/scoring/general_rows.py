@@ -31,7 +31,7 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import Scores
+from worker.slimming.units.groups import Scores
 
 EXCLUSIVE = 0.1  # the least |d| of a unit that is exclusive to one kind of rows
 SCALE_EXAMPLES = 64  # of each kind, that the scale of its objective is measured on

@@ -17,7 +17,7 @@ from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.architectures import Architecture
 from worker.slimming.masking import masked
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Kept, Scores
+from worker.slimming.units.groups import Kept, Scores
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.general_rows import Proportions
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments, added, portions
-from worker.slimming.units import Group, Scores, Site, locate
+from worker.slimming.units.groups import Group, Scores, Site
+from worker.slimming.units.locating import locate
 
 Measured = Mapping[Site, Statistics]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worker.slimming.allocation import Rules, density
 from worker.slimming.scoring.iterative import ScorePath
-from worker.slimming.units import Group, Scores
+from worker.slimming.units.groups import Group, Scores
 
 VOTE = "vote"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from worker.slimming.experts.neurons import RoutedTokens
 from worker.slimming.scoring.criteria import Formula, Observation, Options
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 
 def neuron_sums(

@@ -29,7 +29,8 @@ from worker.slimming.scoring.attribution import (
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments, collect, matrix_bytes, portions
-from worker.slimming.units import Group, Site, locate
+from worker.slimming.units.groups import Group, Site
+from worker.slimming.units.locating import locate
 
 
 @dataclass(frozen=True)

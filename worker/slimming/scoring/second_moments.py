@@ -24,7 +24,7 @@ from worker.slimming.free_memory import budget
 from worker.slimming.gram import add_gram
 from worker.slimming.hooks import watch
 from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 
 BY_GRADIENT = 0.5  # share of a token's weight that depends on its gradient
 RIDGE = 0.01  # added to the diagonal of a spread, as a share of the diagonal's mean, so that it can be inverted

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worker.slimming.architectures import Architecture
 from worker.slimming.repair.layer_runner import without_cache
 from worker.slimming.streaming.mapped import directory_of, in_file, return_freed_memory
-from worker.slimming.units import layers_of
+from worker.slimming.units.layers import layers_of
 
 Run = Callable[[Tensor], Tensor]  # hidden states (B, T, D) in front of a layer -> behind it
 

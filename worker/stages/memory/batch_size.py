@@ -10,7 +10,7 @@ import torch
 
 from service.contract.errors import OutOfMemory
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import EvaluationSet
+from worker.stages.evaluation.evaluation_sets import EvaluationSet
 from worker.stages.memory.exhaustion import is_exhaustion
 from worker.stages.task_model import Examples, TaskModel, with_examples
 

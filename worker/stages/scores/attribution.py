@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from service.contract.criteria import CRITERIA
 from service.contract.fields import MAX_RATIO
-from service.contract.method import Method
 from service.contract.options import GeneralRule
-from service.contract.request import JobRequest
-from service.contract.target import Target
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
+from service.contract.request.target import Target
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution, general_rows
 from worker.slimming.scoring.attribution import Measure, Scored
@@ -16,7 +16,7 @@ from worker.slimming.scoring.criteria import NORM
 from worker.slimming.scoring.iterative import ScorePath, follow, schedule
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Kept, Scores
+from worker.slimming.units.groups import Kept, Scores
 from worker.stages.context import JobContext
 from worker.stages.method import objective, options
 from worker.stages.slim import choose, refusing_units, scored_groups

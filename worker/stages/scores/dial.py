@@ -11,7 +11,7 @@ from worker.slimming.scoring.general_rows import GeneralBatches, Proportions
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.mixtures import Measured, MixedMoments
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import Scores
+from worker.slimming.units.groups import Scores
 from worker.stages.context import JobContext
 from worker.stages.method import objective, options
 from worker.stages.scores.attribution import attribute, is_shared_exclusive, on_device, step_ratios

@@ -20,7 +20,7 @@ from service.sources.safetensors_header import read_header
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.slimming.scoring.iterative import ScorePath
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 FORMATS = {ScoreKind.units: "taskslim-scores-1", ScoreKind.rows: "taskslim-answers-2"}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from service.sources.safetensors_header import read_header
 from worker.slimming.scoring.partial_sums import PartialSums
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 COUNTS = "counts"  # key of the metadata
 

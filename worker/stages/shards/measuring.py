@@ -9,13 +9,13 @@ from functools import partial
 
 from service.contract.answers.job import Stage
 from service.contract.errors import blaming_task
-from service.contract.method import check_shards
+from service.contract.request.method import check_shards
 from worker.slimming.scoring import partial_sums
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 from worker.stages.context import JobContext
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
-from worker.stages.measurements import labelled, to_answer
+from worker.stages.evaluation.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
+from worker.stages.evaluation.measurements import labelled, to_answer
 from worker.stages.memory.batch_size import halving
 from worker.stages.scores.attribution import on_device, step_ratios
 from worker.stages.scores.cache import ScoreCache

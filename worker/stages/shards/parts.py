@@ -21,7 +21,7 @@ from worker.slimming.scoring import partial_sums, second_moments
 from worker.slimming.scoring.attribution import Measure, Scored
 from worker.slimming.scoring.partial_sums import PartialSums, Scoring, by_batches, by_rows
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Group
+from worker.slimming.units.groups import Group
 from worker.stages.context import JobContext
 from worker.stages.method import options
 from worker.stages.scores.files import pack_answers, unpack_answers

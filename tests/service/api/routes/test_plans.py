@@ -11,7 +11,7 @@ from redis import Redis
 from service.api.openapi.response_examples import REPORT
 from service.contract.answers.catalog import Plan
 from service.contract.answers.report import Report, StageTiming
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.planning.time_estimate import Durations
 from service.sources.access import Access
 from service.sources.fingerprints import fingerprints

@@ -16,8 +16,8 @@ from service.contract.answers.job import Stage
 from service.contract.answers.report import Report, StageTiming
 from service.contract.fields import groups
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.method import Method
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
 from service.jobs.store import JobStore
 from service.planning.time_estimate import Durations
 from service.settings import Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.store import JobStore
 from tests.support import checkpoints
 from tests.support.browser import Tab

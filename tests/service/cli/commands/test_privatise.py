@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from service.cli.__main__ import main
-from service.contract.presets import resolve
-from service.contract.task import Task
+from service.contract.request.presets import resolve
+from service.contract.request.task import Task
 from service.rows.checks import check_rows
 from service.storage.row_formats import read_file
 from tests.support import checkpoints

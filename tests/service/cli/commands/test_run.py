@@ -13,7 +13,7 @@ from service.cli.serving.servers import SERVERS
 from service.contract.answers.report import Report
 from service.contract.answers.task_file import ShippedTask, TaskFile
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage

@@ -10,8 +10,8 @@ from redis import Redis
 from service.cli.client import Api, ApiUnavailable
 from service.contract.answers.resources import Dataset, DatasetPage
 from service.contract.ids import DEFAULT_TENANT
-from service.contract.presets import PRESETS
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.presets import PRESETS
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.settings import Settings

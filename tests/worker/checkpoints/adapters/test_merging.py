@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from service.contract.errors import InvalidModel, VerificationFailed
-from service.contract.task import ModelSource
+from service.contract.request.task import ModelSource
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory
 from tests.support import checkpoints

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.support.tiny_models import TINY, causal, decoder_classifier
 from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.surgery import cut
-from worker.slimming.units import Site
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.groups import Site
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ from worker.checkpoints.verification import compare, take_probe
 from worker.checkpoints.weights import AUTO_CLASSES
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import best
-from worker.slimming.surgery import cut
-from worker.slimming.units import locate
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.locating import locate
 
 CPU = torch.device("cpu")
 # Loads the checkpoint as a user does: with transformers and the directory, without Taskslim on the path.

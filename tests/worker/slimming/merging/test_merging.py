@@ -19,8 +19,9 @@ from worker.slimming.merging.clusters import representatives
 from worker.slimming.merging.merging import LOG_SUM_EXP, MEAN, fitted_rows, merge
 from worker.slimming.merging.router_logits import RouterMoments, moments, similarities
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.surgery import cut
-from worker.slimming.units import Group, Scores, Site, locate
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.groups import Group, Scores, Site
+from worker.slimming.units.locating import locate
 
 families = pytest.mark.parametrize("family", mergeable())
 SITE = Site("decoder", 1, "experts")

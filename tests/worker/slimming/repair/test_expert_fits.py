@@ -19,8 +19,9 @@ from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.second_moments import RIDGE
 from worker.slimming.selection import select
-from worker.slimming.surgery import copy_sharing_tensors
-from worker.slimming.units import Group, Kept, Site, locate
+from worker.slimming.surgery.slicing import copy_sharing_tensors
+from worker.slimming.units.groups import Group, Kept, Site
+from worker.slimming.units.locating import locate
 
 families = pytest.mark.parametrize("family", having(Unit.experts))
 SITE = Site("decoder", 1, "expert_ffn")

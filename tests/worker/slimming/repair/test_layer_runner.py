@@ -7,7 +7,7 @@ from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.layer_runner import run_layer, stack_inputs
 from worker.slimming.scoring.objectives import token_scores
-from worker.slimming.units import layers_of
+from worker.slimming.units.layers import layers_of
 
 torch.set_num_threads(1)
 

@@ -17,7 +17,9 @@ from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_runner import LayerCall, run_layer, stack_inputs
 from worker.slimming.repair.repairs import measure_moments, repair
 from worker.slimming.scoring.objectives import token_scores
-from worker.slimming.units import Site, layers_of, locate
+from worker.slimming.units.groups import Site
+from worker.slimming.units.layers import layers_of
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 

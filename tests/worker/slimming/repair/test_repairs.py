@@ -19,8 +19,9 @@ from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, REPAIRS, measure_moments, repair
 from worker.slimming.scoring import second_moments
 from worker.slimming.selection import select
-from worker.slimming.surgery import cut
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.surgery.slicing import cut
+from worker.slimming.units.groups import Kept, Site
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ from worker.slimming.architectures import ARCHITECTURES, Architecture, FeedForwa
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, EXAMPLE_REDUCTIONS, TOKEN_REDUCTIONS, Options
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_scores
-from worker.slimming.units import Scores, Site
+from worker.slimming.units.groups import Scores, Site
 
 torch.set_num_threads(1)
 

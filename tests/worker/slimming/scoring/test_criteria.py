@@ -12,7 +12,7 @@ from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, EXAMPLE_REDUCTIONS, TOKEN_REDUCTIONS, Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
 from worker.slimming.scoring.optimal_brain_surgeon import costs
-from worker.slimming.units import Scores, Site, UnitUnavailable
+from worker.slimming.units.groups import Scores, Site, UnitUnavailable
 
 FFN = Site("decoder", 1, "ffn")
 HEADS = Site("decoder", 1, "heads")

@@ -21,7 +21,8 @@ from worker.slimming.masking import masked
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
-from worker.slimming.units import Group, Site, locate
+from worker.slimming.units.groups import Group, Site
+from worker.slimming.units.locating import locate
 
 families = pytest.mark.parametrize("family", having(Unit.experts))
 SITE = Site("decoder", 1, "experts")

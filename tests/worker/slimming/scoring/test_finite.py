@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from service.contract.errors import InvalidModel
 from tests.support.pipeline_jobs import Deployment
 from worker.slimming.scoring.finite import NotFinite, check_finite
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 
 
 def test_sums_that_overflow_end_the_job_with_the_layer(tmp_path: Path) -> None:

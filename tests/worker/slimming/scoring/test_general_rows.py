@@ -14,7 +14,8 @@ from worker.slimming.scoring import attribution, second_moments
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.general_rows import GeneralBatches, difference, effect, mixture, shared_exclusive
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import Site, locate
+from worker.slimming.units.groups import Site
+from worker.slimming.units.locating import locate
 
 LLAMA, UNITS = ARCHITECTURES["llama"], ("ffn", "heads")
 SITE = Site("decoder", 0, "ffn")

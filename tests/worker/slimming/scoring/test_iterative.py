@@ -12,7 +12,8 @@ from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.iterative import ScorePath, follow, schedule
 from worker.slimming.selection import select
-from worker.slimming.units import Kept, Scores, Site, locate
+from worker.slimming.units.groups import Kept, Scores, Site
+from worker.slimming.units.locating import locate
 
 LLAMA = ARCHITECTURES["llama"]
 MODEL = TINY["llama"]()

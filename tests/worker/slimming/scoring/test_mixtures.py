@@ -13,7 +13,7 @@ from worker.slimming.scoring import attribution, mixtures
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.general_rows import GeneralBatches, proportions, weighted
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 OPTIONS = Options(objective="margin")
 # Modules without a bias and with one, whose moments are those of deviations from a mean; units without moments.

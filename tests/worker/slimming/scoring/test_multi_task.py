@@ -9,7 +9,7 @@ from service.contract.options import UnionRule
 from worker.slimming.allocation import Rules
 from worker.slimming.scoring.multi_task import RULES, VOTE, normalised, removed_before, united, voted
 from worker.slimming.selection import best, select
-from worker.slimming.units import Group, Kept, Scores, Site
+from worker.slimming.units.groups import Group, Kept, Scores, Site
 
 SITES = [Site("decoder", layer, "ffn") for layer in range(2)]
 

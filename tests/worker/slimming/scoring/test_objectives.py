@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from service.contract.method import OBJECTIVES as OBJECTIVES_OF
 from service.contract.options import Objective, TaskKind
+from service.contract.request.method import OBJECTIVES as OBJECTIVES_OF
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, candidate_scores, objective_values

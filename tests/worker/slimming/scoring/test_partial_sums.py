@@ -15,7 +15,8 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.partial_sums import PartialSums, Scoring, added, by_batches, by_rows, measure, score
 from worker.slimming.scoring.second_moments import Moments, collect
-from worker.slimming.units import Group, Scores, locate
+from worker.slimming.units.groups import Group, Scores
+from worker.slimming.units.locating import locate
 
 PARTS = (slice(0, 5), slice(5, 7), slice(7, 16))
 SPLIT = sorted(name for name, formula in CRITERIA.items() if not formula.needs_general)

@@ -15,7 +15,7 @@ from worker.slimming.scoring.attribution import prepared, score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import margin, token_scores
 from worker.slimming.scoring.second_moments import Moments, collect, token_weights
-from worker.slimming.units import locate
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 

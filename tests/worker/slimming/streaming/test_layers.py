@@ -18,8 +18,9 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import token_scores
 from worker.slimming.streaming.layers import can_stream, is_streamed, stream
 from worker.slimming.streaming.mapped import directory_of
-from worker.slimming.surgery import copy_sharing_tensors, cut
-from worker.slimming.units import Scores, locate
+from worker.slimming.surgery.slicing import copy_sharing_tensors, cut
+from worker.slimming.units.groups import Scores
+from worker.slimming.units.locating import locate
 
 torch.set_num_threads(1)
 

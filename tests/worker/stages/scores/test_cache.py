@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
 from service.jobs.submission import access_of
 from service.sources.fingerprints import fingerprints
 from service.storage.keys import dataset_key, score_key
@@ -17,7 +17,7 @@ from tests.support.pipeline_jobs import LABELS, WORDS
 from tests.support.scoring_jobs import STEPS, ScoringJobs, alike
 from worker.search.candidates import Candidates
 from worker.stages import pseudo_labels
-from worker.stages.evaluation_sets import EvaluationSet, Role
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, Role
 from worker.stages.scores.attribution import attribute, step_ratios
 
 

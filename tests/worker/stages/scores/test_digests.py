@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from service.contract.method import Method
-from service.contract.recovery import Recovery
-from service.contract.request import JobRequest
+from service.contract.request.job_request import JobRequest
+from service.contract.request.method import Method
+from service.contract.request.recovery import Recovery
 from service.jobs.submission import access_of
 from service.sources.fingerprints import fingerprints
 from service.tenants.api_keys import ANONYMOUS

@@ -9,7 +9,7 @@ from tests.support.scoring_jobs import alike
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.slimming.scoring.iterative import ScorePath
-from worker.slimming.units import Site
+from worker.slimming.units.groups import Site
 from worker.stages.scores.files import pack_answers, pack_path, unpack_answers, unpack_path
 
 

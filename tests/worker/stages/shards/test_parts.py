@@ -17,8 +17,8 @@ from tests.support.prepared_jobs import PreparedJob, prepare
 from tests.support.quick_verification import verifying_here
 from worker import pipeline
 from worker.slimming.scoring.iterative import ScorePath
-from worker.stages.evaluation_sets import EvaluationSet, Role
-from worker.stages.measurements import RowsKey, labelled, to_answer
+from worker.stages.evaluation.evaluation_sets import EvaluationSet, Role
+from worker.stages.evaluation.measurements import RowsKey, labelled, to_answer
 from worker.stages.scores.attribution import attribute, step_ratios
 from worker.stages.shards.parts import Parts
 from worker.stages.task_model import answer_all, with_examples

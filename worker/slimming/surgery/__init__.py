@@ -1,0 +1,1 @@
+"""Surgery: how the tensors of a model are cut, and what its config says afterwards."""
