@@ -174,7 +174,7 @@ def untrained_card(report: Report, licence: Mapping[str, Any] = {}) -> str:
     result, recovery = report.result, report.result.recovery
     assert recovery is not None, "the model was recovered"
     metrics = JobMetrics(dense=recovery.metrics.dense, slim=recovery.metrics.slim)
-    changed = {"metrics": metrics, "recovery": None, "verified": recovery.verified, "quantised": []}
+    changed: dict[str, Any] = {"metrics": metrics, "recovery": None, "verified": recovery.verified, "quantised": []}
     snippet = _in_directory(report.snippet, recovery.artifact)
     before = {"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []}
     return card(report.model_copy(update=before), licence)
