@@ -21,6 +21,8 @@ LAYER_COUNTS = {
     "distilbert.transformer.layer": ("n_layers", "num_hidden_layers"),
 }
 
+BIAS = "lora_B.bias"  # the bias of a module's adapter
+
 
 def check_tensors(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel unless the class of the family needs every tensor of checkpoint and adapter, and no others."""
@@ -93,6 +95,9 @@ def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -
             message = f"the adapter's tensor {name} belongs to no module of {checkpoint.family.model_class}"
             message += ": give an adapter of this model with this head"
             raise InvalidModel(message, param="model.adapter_uri")
+        if part == BIAS and target.replace(".weight", ".bias") not in checkpoint.tensors:
+            message = f"the adapter's tensor {name} cannot be merged, because {module} has no bias"
+            raise InvalidModel(f"{message}: train the adapter without `lora_bias`", param="model.adapter_uri")
         if not _fits(part, adapter.tensors[name].shape, shapes[target]):
             message = (
                 f"the adapter's tensor {name} does not fit the weight {target}, which has the shape {shapes[target]}"

@@ -12,6 +12,11 @@ from service.sources.safetensors_header import DamagedHeader, Tensors, TensorSha
 from service.tensors import adapter_names
 
 PARAM = "model.adapter_uri"
+# Options of PEFT with which no merged weights compute what model and adapter do.
+UNMERGEABLE = {
+    "alora_invocation_tokens": "it acts behind its invocation tokens alone",
+    "layer_replication": "it repeats layers of the model",
+}
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,20 @@ def read_adapter(files: Directory, uri: str) -> Adapter:
         message = f"{uri} has no {' and no '.join(missing)}: give the directory of a LoRA adapter"
         raise InvalidModel(message, param=PARAM)
     config = read_json(files, ADAPTER_CONFIG, uri, PARAM)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise InvalidModel(f"{uri} is an adapter of the type {kind}; only LoRA adapters are merged", param=PARAM)
+    check_mergeable(config, uri)
     try:
         with blaming(PARAM, InvalidModel):
             return Adapter(config, files.header(ADAPTER_WEIGHTS).tensors)
     except DamagedHeader as error:
         raise InvalidModel(f"{ADAPTER_WEIGHTS} is damaged: {error}", param=PARAM) from error
+
+
+def check_mergeable(config: Mapping[str, Any], uri: str) -> None:
+    """Raise InvalidModel unless a config describes a LoRA adapter that can be added to the weights of a model."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise InvalidModel(f"{uri} is an adapter of the type {kind}; only LoRA adapters are merged", param=PARAM)
+    for option, reason in UNMERGEABLE.items():
+        if config.get(option):
+            message = f"{uri} cannot be merged, because {reason} ({option!r}): give an adapter without this option"
+            raise InvalidModel(message, param=PARAM)

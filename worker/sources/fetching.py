@@ -18,6 +18,7 @@ from service.contract.errors import InvalidModel, NotFound
 from service.contract.request.task import ModelSource
 from service.families.sentence_encoder import MODULES, NESTED
 from service.sources.access import HUB
+from service.sources.adapter import check_mergeable
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, GGUF, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of
@@ -83,11 +84,7 @@ def fetch_adapter(uri: str, *, scratch: Path, roots: Sequence[Path] = (), on_byt
         check_safetensors([directory / ADAPTER_WEIGHTS])
     except (NotFound, InvalidModel) as error:
         raise InvalidModel(f"adapter: {error.message}", param="model.adapter_uri") from error
-    if config.get("peft_type") != "LORA":
-        raise InvalidModel(
-            f"the adapter is of type {config.get('peft_type')}: only LoRA adapters are merged",
-            param="model.adapter_uri",
-        )
+    check_mergeable(config, uri)
     return directory
 
 

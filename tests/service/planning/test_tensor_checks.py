@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
@@ -16,6 +18,7 @@ from service.sources.access import Access
 from tests.support import checkpoints, drawn_models
 from tests.support.checkpoints import change_config, change_json
 from tests.support.drawn_models import DrawnModel
+from tests.support.pipeline_jobs import Deployment
 from tests.support.planning import request_for
 from tests.support.tiny_models import TINY, WITH_TOKEN_HEAD, bart, family_of_model
 from worker.checkpoints.loading import count_parameters, load_model
@@ -92,6 +95,11 @@ ADAPTERS: dict[str, Callable[[Tensors], Tensors]] = {
     "a head": lambda tensors: tensors | {"base_model.model.classifier.weight": torch.ones(2, 32)},
     "other shapes": lambda tensors: {name: value.repeat(3, 3) for name, value in tensors.items()},
 }
+UNMERGEABLE: dict[str, dict[str, Any]] = {
+    "lora_bias": {"lora_bias": True},
+    "alora_invocation_tokens": {"alora_invocation_tokens": [3, 4], "task_type": "CAUSAL_LM"},
+    "layer_replication": {"layer_replication": [[0, 2], [1, 2]]},
+}
 
 
 @pytest.mark.parametrize("case", ADAPTERS)
@@ -104,6 +112,20 @@ def test_a_plan_refuses_the_adapters_that_the_worker_refuses(case: str, tmp_path
         plan(request_for(tmp_path / "model", model=model), access)
     with pytest.raises(InvalidModel) as refused:
         load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    assert planned.value.param == refused.value.param == "model.adapter_uri"
+
+
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # while the test makes the adapter
+@pytest.mark.parametrize("option", UNMERGEABLE)
+def test_an_adapter_that_cannot_be_merged_is_refused_by_its_option(option: str, tmp_path: Path, access: Access) -> None:
+    deployment = Deployment(tmp_path)
+    model = deployment.request().model.model_dump() | {"adapter_uri": (tmp_path / "adapter").as_uri()}
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, **UNMERGEABLE[option])
+    get_peft_model(TINY["llama"](), config).save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(InvalidModel, match=option) as planned:
+        plan(deployment.request(model=model), access)
+    with pytest.raises(InvalidModel, match=option) as refused:
+        deployment.run(deployment.request(model=model))
     assert planned.value.param == refused.value.param == "model.adapter_uri"
 
 
