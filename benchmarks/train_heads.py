@@ -29,7 +29,7 @@ from benchmarks.parts.quality.inputs import Source
 from benchmarks.parts.quality.kinds import WORDINGS, as_read
 from benchmarks.parts.quality.measure import Bench
 from benchmarks.parts.quality.training import Recipe, fit, lesson
-from service.families.family import AUTO_CLASSES, Kind
+from service.models.families.family import AUTO_CLASSES, Kind
 from service.rows.checks import OUTSIDE
 from service.rows.row import Row
 

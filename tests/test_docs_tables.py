@@ -17,10 +17,10 @@ from service.contract.fields import groups
 from service.contract.options import METRICS, TaskKind
 from service.contract.request.job_request import JobRequest
 from service.contract.request.method import OBJECTIVES
-from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
-from service.families.source_config import TEXT_PARTS
-from service.families.table import FAMILIES
-from service.quantisation.methods import METHODS
+from service.models.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
+from service.models.families.source_config import TEXT_PARTS
+from service.models.families.table import FAMILIES
+from service.models.quantisation.methods import METHODS
 from service.settings import Settings
 from tests.support.command_line import commands
 from tests.support.documents import read, section, table

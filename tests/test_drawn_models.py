@@ -31,8 +31,8 @@ from service.contract.answers.report import Report
 from service.contract.answers.result import Result
 from service.contract.errors import TaskslimError
 from service.contract.request.job_request import JobRequest
-from service.families.family import CLASSIFIERS
-from service.families.table import family_of
+from service.models.families.family import CLASSIFIERS
+from service.models.families.table import family_of
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import drawn_models

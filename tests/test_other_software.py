@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.options import Layout, Unit
 from service.contract.request.task import ModelSource
-from service.families.family import AUTO_CLASSES
-from service.families.table import FAMILIES
+from service.models.families.family import AUTO_CLASSES
+from service.models.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed, run_with
 from tests.support.gguf_files import write_gguf

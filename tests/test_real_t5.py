@@ -12,8 +12,8 @@ from service.contract.criteria import CRITERIA, Criterion
 from service.contract.options import ExampleReduction, Normalisation, Repair, Scope, TaskKind, TokenReduction, Unit
 from service.contract.request.job_request import JobRequest
 from service.contract.request.method import OBJECTIVES
-from service.families.table import FAMILIES
 from service.jobs.record import new_record
+from service.models.families.table import FAMILIES
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.criteria import served

@@ -17,7 +17,7 @@ from benchmarks.parts.runtimes.pairs import PLUGIN, WAYS, cases, promised_pairs
 from benchmarks.parts.runtimes.slim_models import Case, write_case
 from benchmarks.parts.runtimes.table import summary, table
 from service.contract.options import Layout, Unit
-from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
+from service.models.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

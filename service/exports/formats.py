@@ -13,7 +13,7 @@ from service.contract.options import Format
 from service.contract.request.job_request import JobRequest
 from service.exports import gguf, gguf_tokenizer, mlx, onnx
 from service.exports.model import ExportedModel, exported_model
-from service.families.family import ModelFamily
+from service.models.families.family import ModelFamily
 
 
 def any_tokenizer(tokenizer: Mapping[str, Any]) -> str | None:

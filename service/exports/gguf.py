@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from service.contract.options import Unit
 from service.exports.model import ExportedModel
-from service.families.runtimes.layer_patterns import follows_pattern
+from service.models.families.runtimes.layer_patterns import follows_pattern
 
 # Family -> architecture, for equal widths and for layers with widths of their own.
 UNIFORM = {

@@ -6,8 +6,8 @@ which has a number of heads and a width for each layer, no biases, and rotary po
 
 from service.contract.options import Unit
 from service.exports.model import ExportedModel
-from service.families.runtimes.limits import limit_of
-from service.families.runtimes.sizes import SlimSizes
+from service.models.families.runtimes.limits import limit_of
+from service.models.families.runtimes.sizes import SlimSizes
 
 RUNTIME = "mlx-lm"
 PER_LAYER = ("llama", "mistral", "qwen3")

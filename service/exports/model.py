@@ -6,7 +6,7 @@ from typing import Any
 
 from service.contract.options import Layout, Repair, Unit
 from service.contract.request.job_request import JobRequest
-from service.families.family import ModelFamily
+from service.models.families.family import ModelFamily
 
 # The class computes with these where config.json names none.
 ACTIVATIONS = {"gemma2": "gelu_pytorch_tanh", "gemma3_text": "gelu_pytorch_tanh"}

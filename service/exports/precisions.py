@@ -10,9 +10,9 @@ from service.contract.answers.catalog import PlannedPrecision
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Precision, Unit
 from service.contract.request.job_request import JobRequest
-from service.families.family import ModelFamily
-from service.families.runtimes.limits import untested_head
-from service.tensors.names import CheckpointNames, StackNames
+from service.models.families.family import ModelFamily
+from service.models.families.runtimes.limits import untested_head
+from service.models.tensors.names import CheckpointNames, StackNames
 
 # Weights of a row that share a scale in 4 bits: the sizes for which vLLM has kernels, the smallest files first.
 GROUP_SIZES = (128, 64, 32)

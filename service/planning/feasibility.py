@@ -16,7 +16,7 @@ from service.contract.request.presets import LABELLED_BY_HEAD, resolve
 from service.contract.request.recovery import check_rank
 from service.exports.formats import check_formats
 from service.exports.precisions import check_precisions
-from service.families.source_config import TIED
+from service.models.families.source_config import TIED
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target

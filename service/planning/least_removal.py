@@ -11,12 +11,12 @@ from dataclasses import replace
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
 from service.contract.request.job_request import JobRequest
-from service.families.per_layer import is_per_layer
+from service.models.families.per_layer import is_per_layer
+from service.models.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 from service.planning.removal import count_chosen
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio, possible_cuts
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import vocabulary_rows
-from service.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 
 TOLERANCE = 0.02  # the share of a ratio by which the worker's global rank may miss it
 # In a global rank every layer keeps this share of its units; the worker has the same floor (a test compares them).

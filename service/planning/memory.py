@@ -12,11 +12,11 @@ from service.contract.answers.catalog import DeviceMemory, Memory
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.options import FITTED, Repair, Unit
 from service.contract.request.job_request import JobRequest
+from service.models.tensors.names import EXPERT_NEURONS, StackNames, UnitTensors
 from service.planning.removal import count_parameters
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_tensors, unit_tensors_of
 from service.sources.safetensors_header import BYTES
-from service.tensors.names import EXPERT_NEURONS, StackNames, UnitTensors
 
 FREE_SHARE = 0.5  # as `worker.slimming.free_memory` has it
 GIB = 2**30

@@ -9,14 +9,15 @@ from service.contract.request.job_request import JobRequest
 from service.contract.request.presets import needs_answers, resolve
 from service.contract.request.synthesis import blaming_writer, check_reader_of_rationales, check_writer
 from service.contract.request.task import DataSource, ModelSource, Task, TaskWording
-from service.families.config_checks import check_settings, num_classes
-from service.families.family import CLASSIFIERS, ModelFamily
-from service.families.head_classes import check_entity_tags, head_classes, with_labels
-from service.families.head_kind import check_kind
-from service.families.named_head import check_head
-from service.families.per_layer import is_per_layer
-from service.families.positions import max_tokens
-from service.families.table import check_first_layer, check_merge, check_units
+from service.models.families.config_checks import check_settings, num_classes
+from service.models.families.config_values import check_generation_config
+from service.models.families.family import CLASSIFIERS, ModelFamily
+from service.models.families.head_classes import check_entity_tags, head_classes, with_labels
+from service.models.families.head_kind import check_kind
+from service.models.families.named_head import check_head
+from service.models.families.per_layer import is_per_layer
+from service.models.families.positions import max_tokens
+from service.models.families.table import check_first_layer, check_merge, check_units
 from service.planning.row_counts import inline_rows
 from service.planning.tensor_checks import check_tensors
 from service.rows.checks import have_answers
@@ -26,7 +27,7 @@ from service.sources.adapter import Adapter
 from service.sources.checkpoint import read_checkpoint
 from service.sources.job_checkpoints import JOB
 from service.sources.model_directory import ModelDirectory
-from service.sources.model_files import CONFIG, GGUF, PICKLED
+from service.sources.model_files import CONFIG, GENERATION_CONFIG, GGUF, PICKLED
 from service.sources.readers import LOCAL, REMOTE, scheme_of
 
 
@@ -42,6 +43,8 @@ def check_model(request: JobRequest, access: Access) -> ModelDirectory:
         _check_names(source.uri, model.names)
         if CONFIG in model.names:
             check_config(request, model.family, model.config, model.adapter)
+        if GENERATION_CONFIG in model.names:
+            check_generation_config(model.generation_config)
     return model
 
 

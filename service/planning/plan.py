@@ -14,9 +14,10 @@ from service.contract.request.job_request import JobRequest
 from service.exports.model import exported_model, with_biases
 from service.exports.precisions import planned_precisions
 from service.exports.runtimes import with_exports
-from service.families.family import CLASSIFIERS
-from service.families.runtimes.sizes import SlimSizes
-from service.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
+from service.models.families.family import CLASSIFIERS
+from service.models.families.runtimes.sizes import SlimSizes
+from service.models.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
+from service.models.tensors import gemma4
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options, read_checked, with_tying
 from service.planning.memory import memory_of
@@ -38,7 +39,6 @@ from service.sources.dimensions import (
     vocabulary_tensors,
 )
 from service.sources.safetensors_header import BYTES
-from service.tensors import gemma4
 
 
 def plan(request: JobRequest, access: Access, tokens_per_batch: int = TOKENS_PER_BATCH) -> Plan:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from service.contract.options import Repair, Unit
 from service.contract.request.job_request import JobRequest
 from service.contract.request.method import Method
+from service.models.tensors.gemma4 import LAYER_SCALAR
+from service.models.tensors.names import CORRECTION, StackNames
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
@@ -18,8 +20,6 @@ from service.sources.dimensions import (
 )
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 from service.sources.stored_experts import in_files
-from service.tensors.gemma4 import LAYER_SCALAR
-from service.tensors.names import CORRECTION, StackNames
 
 NO_PARAMETERS = ("final_logits_bias", LAYER_SCALAR, CORRECTION)  # ends of the names of tensors that are no parameters
 

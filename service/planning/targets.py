@@ -5,7 +5,7 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.fields import MAX_RATIO
 from service.contract.request.job_request import JobRequest
 from service.contract.request.target import Target
-from service.families.per_layer import is_per_layer
+from service.models.families.per_layer import is_per_layer
 from service.planning.least_removal import check_can_remove, check_removes_something, highest_share
 from service.planning.removal import Removal, removal_at
 from service.planning.widths import cuts_at, is_set_by_ratio

@@ -6,10 +6,10 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.families.family import DERIVED_SIZE
+from service.models.families.family import DERIVED_SIZE
+from service.models.tensors.adapter_names import module_and_part, name_in_files
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
-from service.tensors.adapter_names import module_and_part, name_in_files
 
 # Config fields with the number of layers of a stack, the first one that is there.
 LAYER_COUNTS = {
@@ -38,8 +38,17 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     if lacking and not checkpoint.has_unread_adapter:
         message = f"{model_class} needs weights that the checkpoint lacks: {', '.join(lacking[:3])}"
         raise InvalidModel(message, param="model.uri")
+    _check_vocabulary(checkpoint)
     if checkpoint.adapter:
         _check_adapter(checkpoint.adapter, checkpoint, needed)
+
+
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
+    """Raise InvalidModel for an embedding of another number of tokens than config.json says."""
+    size, embedding = checkpoint.config.get("vocab_size"), checkpoint.tensors.get(checkpoint.names.embedding)
+    if embedding is not None and type(size) is int and embedding.shape[:1] != (size,):
+        message = f"config.json says {size} in 'vocab_size', and {checkpoint.names.embedding} has the shape"
+        raise InvalidModel(f"{message} {embedding.shape}", param="model.uri")
 
 
 def check_head_count(checkpoint: Checkpoint) -> None:

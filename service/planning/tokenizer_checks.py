@@ -9,12 +9,12 @@ from service.contract.options import Unit
 from service.contract.request.job_request import JobRequest
 from service.contract.request.presets import resolve
 from service.exports.formats import check_format_tokenizers
+from service.models.vocabulary.checks import check_pieces
+from service.models.vocabulary.tokenizer_file import TokenizerFile
 from service.sources.access import blaming
 from service.sources.directories import StoredDirectory, read_json
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import TOKENIZER_CONFIG
-from service.vocabulary.checks import check_pieces
-from service.vocabulary.tokenizer_file import TokenizerFile
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -82,8 +82,9 @@ def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
         tokenizer = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{model.source.uri} has a {TOKENIZER} that is not JSON", param="model.uri") from error
-    if not isinstance(tokenizer, dict):
-        raise InvalidModel(f"{model.source.uri} has a {TOKENIZER} that is not a JSON object", param="model.uri")
+    if not isinstance(tokenizer, dict) or not isinstance(tokenizer.get("model"), dict):
+        message = f"{model.source.uri} has a {TOKENIZER} without the `model` of a tokenizer: save it with `tokenizers`"
+        raise InvalidModel(message, param="model.uri")
     return tokenizer
 
 

@@ -8,6 +8,7 @@ from service.contract.answers.result import DenseSlim, Widths
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
 from service.contract.request.job_request import JobRequest
+from service.models.tensors.names import EXPERT_NEURONS, EXPERT_STEP, StackNames
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
     can_route,
@@ -18,7 +19,6 @@ from service.sources.dimensions import (
     parts_of,
     vocabulary_rows,
 )
-from service.tensors.names import EXPERT_NEURONS, EXPERT_STEP, StackNames
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Cut:
     unit: Unit
     dense: int
     slim: int
-    part: str = ""  # as in `service.tensors.names`
+    part: str = ""  # as in `service.models.tensors.names`
 
     @property
     def share(self) -> float:

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.request.task import ModelSource
-from service.families.source_config import effective_config, plain_name
-from service.families.table import family_of
+from service.models.families.source_config import effective_config, plain_name
+from service.models.families.table import family_of
 from service.privacy.token_space import TokenSpace
 from service.sources.model_files import CONFIG, INDEX, SINGLE
 from service.sources.readers import LOCAL, local_path, scheme_of

@@ -19,7 +19,7 @@ from service.contract.answers.report import Confusion, Report
 from service.contract.answers.result import Control, Estimate, MetricsPair
 from service.contract.options import Supervision, TaskMetric
 from service.contract.request.target import Target
-from service.families.per_layer import has_own_widths
+from service.models.families.per_layer import has_own_widths
 from service.reports.charts import across, curve, heat_maps, intervals, loss_curve
 from service.reports.formatting import (
     change,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.errors import InvalidModel
+from service.models.tensors import adapter_names
 from service.sources.access import blaming
 from service.sources.directories import Directory, read_json
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from service.sources.safetensors_header import DamagedHeader, Tensors, TensorShape
-from service.tensors import adapter_names
 
 PARAM = "model.adapter_uri"
 # Options of PEFT with which no merged weights compute what model and adapter do.

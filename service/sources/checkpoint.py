@@ -7,14 +7,14 @@ from typing import Any
 
 from service.contract.answers.report import Dequantised
 from service.contract.errors import InvalidModel
-from service.families.family import ModelFamily
-from service.families.source_config import plain_name
+from service.models.families.family import ModelFamily
+from service.models.families.source_config import plain_name
+from service.models.tensors.names import CheckpointNames, StackNames
 from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
 from service.sources.quantised_weights import StoredWeights, plain_config, stored_weights
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
 from service.sources.stored_experts import in_class
-from service.tensors.names import CheckpointNames, StackNames
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
 

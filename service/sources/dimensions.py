@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
+from service.models.tensors.modules import layer_kinds
+from service.models.tensors.names import SHARED_NEURONS, StackNames, UnitTensors
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
-from service.tensors.modules import layer_kinds
-from service.tensors.names import SHARED_NEURONS, StackNames, UnitTensors
 
 POSITION_BIAS = ".relative_attention_bias.weight"  # an embedding within a layer
 CACHED_NAMES = 2**14  # tensor names are few, and each submission looks at them several times

@@ -67,7 +67,7 @@ def read_json(files: Directory, name: str, uri: str, param: str) -> dict[str, An
     """The object in a small JSON file of the directory `uri`, which the field `param` names. Raises InvalidModel."""
     try:
         with blaming(param, InvalidModel):
-            content = json.loads(files.content(name))
+            content = json.loads(files.content(name).decode())  # UTF-8 alone, which other readers suppose
     except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{uri} has a {name} that is not JSON", param=param) from error
     if not isinstance(content, dict):

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, Self
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
 from service.contract.request.task import ModelSource
-from service.families.family import ModelFamily
-from service.families.sentence_encoder import read_sentence_encoder
-from service.families.source_config import effective_config
-from service.families.table import family_of, with_adapter_head
+from service.models.families.family import ModelFamily
+from service.models.families.sentence_encoder import read_sentence_encoder
+from service.models.families.source_config import effective_config
+from service.models.families.table import family_of, with_adapter_head
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter, read_adapter
 from service.sources.directories import Directory, StoredDirectory, read_json
 from service.sources.hub import HubFiles
-from service.sources.model_files import CONFIG, INDEX, SINGLE, TOKENIZER_CONFIG
+from service.sources.model_files import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_CONFIG
 from service.sources.readers import scheme_of
 from service.sources.safetensors_header import DamagedHeader, Header, TensorShape
 
@@ -70,6 +70,11 @@ class ModelDirectory:
     def config(self) -> Mapping[str, Any]:
         """The config of the model that is slimmed; config.json may describe it as a part of another model."""
         return effective_config(self._json(CONFIG))
+
+    @cached_property
+    def generation_config(self) -> Mapping[str, Any]:
+        """The content of generation_config.json, which the model must have."""
+        return self._json(GENERATION_CONFIG)
 
     @cached_property
     def adapter(self) -> Adapter | None:

@@ -2,10 +2,11 @@
 
 from fnmatch import fnmatch
 
-from service.families.per_layer import MODELLING_FILE
-from service.families.sentence_encoder import NESTED
+from service.models.families.per_layer import MODELLING_FILE
+from service.models.families.sentence_encoder import NESTED
 
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from service.quantisation.scheme import Scheme
+from service.models.quantisation.scheme import Scheme
 from service.sources.safetensors_header import TensorShape
 
 Parts = Mapping[str, TensorShape]  # last part of the name -> tensor

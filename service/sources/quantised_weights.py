@@ -7,12 +7,12 @@ from typing import Any
 
 from service.contract.answers.report import Dequantised
 from service.contract.errors import InvalidModel
-from service.families.family import ModelFamily
-from service.quantisation.methods import INSTEAD, PLAIN_FP8, quantisation_of, refused
-from service.quantisation.scheme import Quantisation, Scheme
+from service.models.families.family import ModelFamily
+from service.models.quantisation.methods import INSTEAD, PLAIN_FP8, quantisation_of, refused
+from service.models.quantisation.scheme import Quantisation, Scheme
+from service.models.tensors.table import MODEL_TENSORS
 from service.sources.quantised_layouts import LAYOUTS, Layout, Shape
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape, file_size
-from service.tensors.table import MODEL_TENSORS
 
 TORCH_NAMES = {name: torch_name for torch_name, name in DTYPES.items()}
 # Tensors that no weight of an ordinary checkpoint has beside or in place of it.
@@ -181,7 +181,8 @@ def _check_plain(tensors: Tensors, named: Quantisation | None, model: str) -> No
     """Raise InvalidModel for the first tensor that belongs to a quantisation, and to no quantised weight."""
     for name, tensor in sorted(tensors.items()):
         is_integer = name.endswith(".weight") and tensor.dtype in INTEGERS
-        if BESIDE.fullmatch(name) or is_integer or tensor.dtype.startswith(("F8", "F6", "F4")):
+        is_small_float = tensor.dtype.startswith(("F8", "F6", "F4")) and tensor.dtype not in FLOATS
+        if BESIDE.fullmatch(name) or is_integer or is_small_float:
             found = f"the tensor {name} ({tensor.dtype})"
             if named is None:
                 message = f"the weights of {model} are quantised ({found}), and config.json has no quantization_config"

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.family import ModelFamily
-from service.families.per_layer import is_per_layer
+from service.models.families.family import ModelFamily
+from service.models.families.per_layer import is_per_layer
+from service.models.tensors.names import ExpertFiles
 from service.sources.safetensors_header import Tensors, TensorShape
-from service.tensors.names import ExpertFiles
 
 BLOCK = "mlp"  # path in a layer of the module with the experts
 GATE_UP, DOWN = f"{BLOCK}.experts.gate_up_proj", f"{BLOCK}.experts.down_proj"

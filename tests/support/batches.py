@@ -7,7 +7,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from service.families.family import CLASSIFIERS
+from service.models.families.family import CLASSIFIERS
 from tests.support.tiny_models import VOCABULARY, tiny_family
 from worker.slimming.scoring.objectives import Batch
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.families.family import CLASSIFIERS, Kind
-from service.tensors.gemma4 import LAYER_SCALAR
+from service.models.families.family import CLASSIFIERS, Kind
+from service.models.tensors.gemma4 import LAYER_SCALAR
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
 from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, base_name, changed, tiny_family

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH_NAMES, GGUFWriter, TokenType, get_tensor_name_map
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from tests.support.checkpoints import tokenizer
 
 

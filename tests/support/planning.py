@@ -9,7 +9,7 @@ import pytest
 from service.contract.errors import TaskslimError
 from service.contract.options import Unit
 from service.contract.request.job_request import JobRequest
-from service.families.runtimes.sizes import SlimSizes
+from service.models.families.runtimes.sizes import SlimSizes
 from service.planning.admission import check_request
 from service.sources.access import Access
 

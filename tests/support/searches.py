@@ -8,9 +8,9 @@ import torch
 
 from service.contract.answers.job import Stage
 from service.contract.answers.result import Result
-from service.families.family import CLASSIFIERS
-from service.families.table import FAMILIES
 from service.jobs.record import new_record
+from service.models.families.family import CLASSIFIERS
+from service.models.families.table import FAMILIES
 from service.settings import Settings
 from tests.support.pipeline_jobs import Deployment, Recorder
 from tests.support.prepared_jobs import prepare

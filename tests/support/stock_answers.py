@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from service.families.family import CLASSIFIERS, Kind
+from service.models.families.family import CLASSIFIERS, Kind
 
 # Family -> the list of its layers, by stack.
 LAYERS = {

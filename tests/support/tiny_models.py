@@ -20,11 +20,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from service.families.family import ModelFamily
-from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
-from service.families.table import FAMILIES, with_head
-from service.tensors.gemma4 import LAYER_SCALAR
-from service.tensors.names import CORRECTION
+from service.models.families.family import ModelFamily
+from service.models.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
+from service.models.families.table import FAMILIES, with_head
+from service.models.tensors.gemma4 import LAYER_SCALAR
+from service.models.tensors.names import CORRECTION
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from service.families.sentence_encoder import (
+from service.models.families.sentence_encoder import (
     MODULES,
     NESTED,
     PROMPTS,
@@ -21,7 +21,7 @@ from service.families.sentence_encoder import (
     SentenceEncoder,
     read_sentence_encoder,
 )
-from service.families.table import family_of
+from service.models.families.table import family_of
 from worker.slimming.scoring.embeddings import pooled
 from worker.sources.validation import read_json_value
 

@@ -14,11 +14,11 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families.family import ModelFamily
-from service.families.sentence_encoder import SentenceEncoder
+from service.models.families.family import ModelFamily
+from service.models.families.sentence_encoder import SentenceEncoder
+from service.models.tensors import adapter_names
+from service.models.tensors.gemma4 import LAYER_SCALAR
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from service.tensors import adapter_names
-from service.tensors.gemma4 import LAYER_SCALAR
 from worker.checkpoints.dtypes import (
     computing_dtype,
     fixed_parameters,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.families.runtimes.layer_patterns import every_nth
+from service.models.families.runtimes.layer_patterns import every_nth
 from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
 from worker.sources.validation import tensor_names
 

@@ -26,8 +26,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.answers.result import Verified
 from service.contract.errors import VerificationFailed
-from service.families.table import family_of
 from service.infrastructure.child_process import die_with_parent, name_process
+from service.models.families.table import family_of
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument, sentence_encoder_of
 from worker.checkpoints.float32_pass import float32_pass

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from service.contract.errors import UnsupportedUnit
+from service.models.vocabulary.checks import check_pieces, in_words
+from service.models.vocabulary.special_ids import named_ids, renumber
+from service.models.vocabulary.tokenizer_file import TokenizerFile, new_ids
 from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
-from service.vocabulary.checks import check_pieces, in_words
-from service.vocabulary.special_ids import named_ids, renumber
-from service.vocabulary.tokenizer_file import TokenizerFile, new_ids
 from worker.checkpoints.loading import LoadedModel, load_tokenizer
 from worker.checkpoints.older_readers import TOKENIZER, with_new_ids
 from worker.data.slim_vocabulary import SlimVocabulary

@@ -12,17 +12,28 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.family import AUTO_CLASSES as AUTO_CLASS_NAMES
-from service.families.family import ModelFamily
-from service.families.source_config import TEXT_PREFIXES, effective_config, plain_name
+from service.models.families.family import AUTO_CLASSES as AUTO_CLASS_NAMES
+from service.models.families.family import ModelFamily
+from service.models.families.source_config import TEXT_PREFIXES, effective_config, plain_name
+from service.models.tensors import adapter_names
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
-from service.tensors import adapter_names
 from worker.checkpoints.encoders import pooler_argument
 from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.sources.validation import read_json, weight_files
 
 # Kind of a family -> the Auto class of transformers that loads it.
 AUTO_CLASSES: dict[str, Any] = {kind: getattr(transformers, name) for kind, name in AUTO_CLASS_NAMES.items()}
+# Fields of a config.json that say how a program runs the model, and not what it computes.
+RUN_OPTIONS = frozenset(
+    {
+        "attn_implementation",
+        "_attn_implementation",
+        "return_dict",
+        "use_return_dict",
+        "output_attentions",
+        "output_hidden_states",
+    }
+)
 FROM_DISK_ALONE = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -68,7 +79,8 @@ def _shapes(paths: list[Path]) -> dict[str, tuple[int, ...]]:
 def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The argument `config` of `from_pretrained`, where it is not simply that of the file."""
     effective = effective_config(config)
-    return {} if effective is config else {"config": AutoConfig.for_model(**effective)}
+    described = {field: value for field, value in effective.items() if field not in RUN_OPTIONS}
+    return {} if described == config else {"config": AutoConfig.for_model(**described)}
 
 
 def _labels(config: Mapping[str, Any], family: ModelFamily, brought: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def invalid_model(what: str) -> Iterator[None]:
     """Turn the errors that transformers raises for unreadable files into InvalidModel."""
     try:
         yield
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
         raise InvalidModel(f"the {what} cannot be loaded: {error}", param="model.uri") from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families.family import CLASSIFIERS, Kind
-from service.families.table import FAMILIES
+from service.models.families.family import CLASSIFIERS, Kind
+from service.models.families.table import FAMILIES
 from worker.data.examples import Example
 from worker.data.prompts import row_tokens
 from worker.data.wordings import Tokens

@@ -7,7 +7,7 @@ from functools import partial
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
 from service.contract.request.presets import LABEL_COLUMN, template_fields
-from service.families.family import Kind
+from service.models.families.family import Kind
 from service.rows.row import Row
 from service.rows.words import WORD, first_words
 from worker.data import chats

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.vocabulary.tokenizer_file import TokenizerFile
+from service.models.vocabulary.tokenizer_file import TokenizerFile
 from worker.slimming.surgery.vocabulary import USED
 
 UNUSED = 1e-6  # above the scores of all other rows, which tell the order in which they go

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from service.contract.errors import InvalidLabels, InvalidModel, InvalidTemplate
 from service.contract.options import TaskKind
-from service.families.family import Kind
+from service.models.families.family import Kind
 from worker.data.wordings import Tokens, Wording, begins_with, ends_with
 
 Tokenised = tuple[Tokens, tuple[Tokens, ...]]  # the prompt, the answers

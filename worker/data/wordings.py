@@ -9,12 +9,12 @@ from service.contract.errors import InvalidModel
 from service.contract.options import TaskKind
 from service.contract.request.presets import template_fields
 from service.contract.request.task import TaskWording
-from service.families.family import CLASSIFIERS, Kind
-from service.families.head_classes import check_entity_tags, head_classes, with_labels
-from service.families.head_kind import check_kind
-from service.families.positions import max_tokens
-from service.families.sentence_encoder import SentenceEncoder
-from service.families.table import FAMILIES
+from service.models.families.family import CLASSIFIERS, Kind
+from service.models.families.head_classes import check_entity_tags, head_classes, with_labels
+from service.models.families.head_kind import check_kind
+from service.models.families.positions import max_tokens
+from service.models.families.sentence_encoder import SentenceEncoder
+from service.models.families.table import FAMILIES
 from worker.data.chat_templates import PROBE, ChatFrame, chat_frame, prompt
 
 Tokens = tuple[int, ...]

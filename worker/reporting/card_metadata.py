@@ -12,8 +12,8 @@ from yaml import YAMLError
 from service.contract.answers.report import Report
 from service.contract.answers.result import Metrics, MetricsPair
 from service.contract.options import Supervision, TaskMetric
-from service.families.family import Kind
-from service.families.table import FAMILIES, with_head
+from service.models.families.family import Kind
+from service.models.families.table import FAMILIES, with_head
 from service.reports.metric_names import capitalised, name_of, qualities
 from service.reports.model_origin import last_part, root
 from service.sources.access import HUB

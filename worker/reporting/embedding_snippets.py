@@ -1,7 +1,7 @@
 """The lines of the snippet that embed one text: by sentence-transformers where the checkpoint has its files, else by
 transformers alone."""
 
-from service.families.sentence_encoder import SentenceEncoder
+from service.models.families.sentence_encoder import SentenceEncoder
 
 LOAD_SENTENCE_TRANSFORMER = """\
 {imports}

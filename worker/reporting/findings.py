@@ -12,7 +12,7 @@ from torch import Tensor
 from service.contract.answers.report import ChangedAnswer, Confusion, LayerWidth, Throughput
 from service.contract.answers.result import DenseSlim, Widths
 from service.contract.options import TaskKind, Unit
-from service.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
+from service.models.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 from worker.evaluation import answers
 from worker.evaluation.latency import PassProfile
 from worker.evaluation.pooling import ComparedAnswers, pooled_answers

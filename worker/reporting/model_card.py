@@ -10,7 +10,7 @@ from service.contract.answers.report import Report
 from service.contract.answers.result import CurvePoint, DenseSlim, JobMetrics, QuantisedModel
 from service.contract.criteria import CRITERIA
 from service.contract.options import METRICS, Precision, Supervision, TaskKind, TaskMetric
-from service.families.per_layer import MODELLING_FILE, has_own_widths
+from service.models.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import change, count, interval, percent, size
 from service.reports.metric_names import capitalised, metric_name, name_of, qualities
 from service.reports.model_origin import merged_adapters, root

@@ -11,10 +11,10 @@ from service.contract.options import Format
 from service.contract.request.task import ModelSource, TaskWording
 from service.exports.model import ExportedModel, exported_model
 from service.exports.runtimes import with_exports
-from service.families.family import ModelFamily
-from service.families.per_layer import has_own_widths
-from service.families.runtimes.sizes import SlimSizes
-from service.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
+from service.models.families.family import ModelFamily
+from service.models.families.per_layer import has_own_widths
+from service.models.families.runtimes.sizes import SlimSizes
+from service.models.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
 from service.reports import html
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint

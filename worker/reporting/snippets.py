@@ -6,7 +6,7 @@ from service.contract.answers.result import Export
 from service.contract.options import Format, TaskKind
 from service.contract.request.job_request import JobRequest
 from service.contract.request.presets import template_fields
-from service.families.family import Kind
+from service.models.families.family import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.contract.answers.task_file import ShippedEmbedding, ShippedTask, TaskFile
 from service.contract.options import TaskKind
-from service.families.family import CLASSIFIERS
+from service.models.families.family import CLASSIFIERS
 from worker.checkpoints.head_bias import head_of
 from worker.data.batching import Padding
 from worker.data.prompts import sample_prompt

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from service.contract.answers.report import Confusion, Report, ReportWarning
 from service.contract.answers.result import Metrics
 from service.contract.options import METRICS, Collapse, Supervision, TaskKind, TaskMetric, Unit
-from service.families.per_layer import MODELLING_FILE, has_own_widths
+from service.models.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent, size
 from service.reports.metric_names import metric_name
 from service.reports.runtime_names import RUNTIME_NAMES

@@ -2,7 +2,7 @@
 
 Paths of modules are relative to a layer, paths of layer lists to the model with its task head. Sizes are named by the
 config fields from which stock transformers builds the modules; a cut changes the values of these fields.
-`service.families.table` describes the same families for the API.
+`service.models.families.table` describes the same families for the API.
 """
 
 from dataclasses import dataclass, replace

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from service.contract.answers.report import Dequantised
-from service.quantisation.methods import refused
+from service.models.quantisation.methods import refused
 from service.sources.model_files import CARD, CONFIG, INDEX, SINGLE, is_wanted
 from service.sources.quantised_weights import QuantisedWeight, StoredWeights, plain_config
 from worker.sources.validation import read_json, weight_files

@@ -16,7 +16,7 @@ from compressed_tensors.entrypoints.convert import AutoAWQConverter, FP8BlockDeq
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor
 
-from service.quantisation.scheme import Scheme
+from service.models.quantisation.scheme import Scheme
 
 Parts = Mapping[str, Tensor]  # part of the layout -> tensor
 ROW_MAJOR = 0  # `weight_format` of bitsandbytes

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 from service.contract.answers.report import Dequantised
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.request.task import ModelSource
-from service.families.sentence_encoder import MODULES, NESTED
+from service.models.families.sentence_encoder import MODULES, NESTED
 from service.sources.access import HUB
 from service.sources.adapter import check_mergeable
 from service.sources.job_checkpoints import JobModel

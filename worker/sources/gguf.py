@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from service.storage.object_store import digest_file
 from worker.sources.gguf_config import Metadata, check_tensors, complete_config, read_metadata
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.runtimes.layer_patterns import LAYERS_OF_27B, PATTERNS
+from service.models.families.runtimes.layer_patterns import LAYERS_OF_27B, PATTERNS
 
 # Keys that transformers maps itself, or that repeat what tensors show.
 MAPPED = (

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from service.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
-from service.families.table import FAMILIES, named_class, with_head
+from service.models.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
+from service.models.families.table import FAMILIES, named_class, with_head
 
 MODELLING_MODULE = f"worker.checkpoints.model_classes.{MODULE}"
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
-from service.families.config_checks import check_settings
-from service.families.family import ModelFamily
-from service.families.named_head import check_head
-from service.families.source_config import effective_config
-from service.families.table import family_of, own_code, with_adapter_head
-from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
+from service.models.families.config_checks import check_settings
+from service.models.families.config_values import check_generation_config
+from service.models.families.family import ModelFamily
+from service.models.families.named_head import check_head
+from service.models.families.source_config import effective_config
+from service.models.families.table import family_of, own_code, with_adapter_head
+from service.sources.model_files import CONFIG, GENERATION_CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from service.sources.quantised_weights import StoredWeights, stored_weights
 from service.sources.safetensors_header import TensorShape
 from service.sources.stored_experts import in_class
@@ -38,6 +39,8 @@ def check_checkpoint(
     family = with_adapter_head(family_of(config, "the model"), replaced, task_type)
     check_head(config, family, has_adapter=has_adapter)
     check_settings(config, family)
+    if (directory / GENERATION_CONFIG).exists():
+        check_generation_config(read_json(directory / GENERATION_CONFIG))
     tokenizer = directory / TOKENIZER_CONFIG
     if ("auto_map" in config and not is_valid_per_layer(config, directory)) or (
         tokenizer.exists() and "auto_map" in read_json(tokenizer)

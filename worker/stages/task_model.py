@@ -18,7 +18,7 @@ from service.contract.request.task import TaskWording
 from service.contract.row_values import RowValues
 from service.exports.formats import asked, check_format_tokenizers, check_formats
 from service.exports.precisions import check_precisions
-from service.families.table import check_first_layer, check_merge, check_units
+from service.models.families.table import check_first_layer, check_merge, check_units
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes, with_named_labels
 from service.rows.row import Row

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from service.contract.options import TaskKind
-from service.families.family import CLASSIFIERS
+from service.models.families.family import CLASSIFIERS
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.vocabularies import ids_in_configs, tokenizer_file
 from worker.data import encoding

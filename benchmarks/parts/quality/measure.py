@@ -24,7 +24,7 @@ from benchmarks.parts.quality.measurement import Measurement, rounded
 from benchmarks.parts.quality.shared_pass import Method, score_together
 from service.contract.options import Supervision, TaskKind
 from service.contract.request.method import OBJECTIVES
-from service.families.family import ModelFamily
+from service.models.families.family import ModelFamily
 from service.rows.labels import with_named_labels
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data.batching import Padding

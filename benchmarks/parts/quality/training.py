@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.parts.quality.kinds import as_read
 from service.contract.options import TaskKind
 from service.contract.request.task import TaskWording
-from service.families.family import Kind
+from service.models.families.family import Kind
 from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from worker.data import batching, encoding, wordings

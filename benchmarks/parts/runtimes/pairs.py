@@ -10,9 +10,9 @@ from benchmarks.parts.runtimes.slim_models import Case, is_decoder, sizes_of
 from service.contract.options import Format, Layout, Unit
 from service.exports.formats import FORMATS
 from service.exports.model import ExportedModel
-from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
-from service.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
-from service.families.table import FAMILIES
+from service.models.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
+from service.models.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
+from service.models.families.table import FAMILIES
 
 MAIN = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
 PLUGIN = "taskslim-vllm"

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from service.contract.options import Layout, Unit
-from service.families.runtimes.sizes import SlimSizes
-from service.families.table import FAMILIES
+from service.models.families.runtimes.sizes import SlimSizes
+from service.models.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.tiny_models import changed, family_of_model, inputs_of
 from worker.checkpoints.cutting import make_slim

@@ -9,8 +9,8 @@ from service.contract.criteria import Criterion
 from service.contract.fields import MAX_RATIO, MAX_ROWS
 from service.contract.options import Repair, Unit
 from service.contract.request.presets import PRESETS
-from service.families.table import FAMILIES
 from service.infrastructure.version import package_version
+from service.models.families.table import FAMILIES
 
 router = APIRouter(tags=["catalog"])
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from service.contract.answers.report import Report
 from service.contract.errors import InvalidRequest
 from service.contract.options import Format
-from service.families.per_layer import has_own_widths
+from service.models.families.per_layer import has_own_widths
 from service.storage.artifact_names import MODEL, export_name
 
 GGUF, MLX = export_name(Format.gguf), export_name(Format.mlx)  # directories of the files of these formats

@@ -10,8 +10,8 @@ from redis import Redis
 
 from service.api.app import create_app
 from service.contract.answers.catalog import Problem
-from service.families.family import DERIVED_SIZE
 from service.infrastructure.worker_registry import register_worker
+from service.models.families.family import DERIVED_SIZE
 from service.settings import Settings
 from tests.support.job_requests import model_directory
 from tests.support.waiting import wait_until

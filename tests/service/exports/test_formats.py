@@ -12,7 +12,7 @@ from service.contract.request.output import Output
 from service.exports.formats import FORMATS
 from service.exports.gguf import PER_LAYER, UNIFORM, architecture
 from service.exports.gguf_tokenizer import PRE_TOKENIZERS, TokenizerKind, tokenizer_kind
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from service.planning.plan import plan
 from service.reports.runtime_names import RUNTIME_OF
 from service.sources.access import Access

@@ -7,8 +7,8 @@ import pytest
 from service.contract.options import Unit
 from service.exports.model import ExportedModel
 from service.exports.onnx import DECODERS, ENCODER_DECODERS, ENCODERS, WRITTEN, against_model
-from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
-from service.families.table import FAMILIES, with_head
+from service.models.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
+from service.models.families.table import FAMILIES, with_head
 
 
 def against(family: str, model_class: str = "", **config: Any) -> str | None:

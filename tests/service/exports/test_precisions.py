@@ -7,7 +7,7 @@ import pytest
 from service.contract.errors import UnsupportedFormat
 from service.contract.request.job_request import JobRequest
 from service.exports.precisions import check_precisions, group_size, planned_precisions
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 
 CONFIG = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 LENGTHS = (128, 512)

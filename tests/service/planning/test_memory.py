@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from service.contract.options import Unit
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from service.planning import memory
 from service.planning.admission import check_request
 from service.planning.memory import Need, memory_of

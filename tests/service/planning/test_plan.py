@@ -19,8 +19,8 @@ from service.contract.errors import (
 )
 from service.contract.options import Format, Unit
 from service.contract.request.job_request import JobRequest
-from service.families.table import FAMILIES, keeps_first_layer
 from service.jobs.record import new_record
+from service.models.families.table import FAMILIES, keeps_first_layer
 from service.planning.plan import plan, plan_for
 from service.settings import Settings
 from service.sources.access import Access

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from service.contract.errors import InvalidModel
-from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
+from service.models.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints, drawn_models

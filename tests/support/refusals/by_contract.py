@@ -102,7 +102,7 @@ BY_CONTRACT: dict[str, Case] = {
         prepare=with_writer(one_tensor_fewer),
     ),
     "tokens of a tokenizer of whole words": Case(
-        Site("vocabulary.checks", "check_pieces"),
+        Site("models.vocabulary.checks", "check_pieces"),
         "unsupported_unit",
         "method.units",
         {"method": {"units": ["vocabulary"]}, "target": {"ratio": 0.1}},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from service.families.family import CLASSIFIERS
+from service.models.families.family import CLASSIFIERS
 from tests.support.tiny_models import TINY, WITH_TOKEN_HEAD, logits, tiny_family
 from worker.checkpoints.head_bias import add_to_bias, head_of
 

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.families.source_config import TEXT_PARTS
+from service.models.families.source_config import TEXT_PARTS
+from service.models.tensors.gemma4 import LAYER_SCALAR
 from service.planning.plan import plan
 from service.sources.access import Access
-from service.tensors.gemma4 import LAYER_SCALAR
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.pipeline_jobs import Deployment

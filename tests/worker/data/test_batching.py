@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.family import CLASSIFIERS, Kind
+from service.models.families.family import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.data.batching import Padding, batches, pad_left, padding

@@ -9,7 +9,7 @@ from service.contract.errors import InvalidData, InvalidLabels, InvalidModel
 from service.contract.request.presets import resolve
 from service.contract.request.task import Task
 from service.contract.row_values import usable_values
-from service.families.family import Kind
+from service.models.families.family import Kind
 from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from tests.support import chat_templates

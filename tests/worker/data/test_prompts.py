@@ -7,7 +7,7 @@ from transformers import BertConfig, T5Config
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel, InvalidTemplate
 from service.contract.request import presets
 from service.contract.request.task import Task
-from service.families.family import Kind
+from service.models.families.family import Kind
 from service.rows.row import Row
 from tests.support import checkpoints
 from worker.data.examples import Example

@@ -6,7 +6,7 @@ import torch
 from service.contract.errors import InvalidModel
 from service.contract.request.presets import resolve
 from service.contract.request.task import Task
-from service.families.family import CLASSIFIERS, Kind
+from service.models.families.family import CLASSIFIERS, Kind
 from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model

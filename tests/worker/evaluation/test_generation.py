@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from service.contract.request.presets import resolve
 from service.contract.request.task import Task
-from service.families.family import Kind
+from service.models.families.family import Kind
 from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, base_name, family_of_model
 from worker.data.batching import Padding, padding

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.families.family import Kind
+from service.models.families.family import Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal, family_of_model
 from worker.data.batching import padding

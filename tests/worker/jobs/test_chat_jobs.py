@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from service.contract.answers.report import Decoding, Report
 from service.contract.answers.result import Result
 from service.contract.answers.task_file import TaskFile
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.chat_templates import USABLE, add_chat_template
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows

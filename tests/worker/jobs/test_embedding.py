@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from service.contract.answers.report import Report
 from service.contract.errors import VerificationFailed
 from service.contract.options import Supervision
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints, sentence_files

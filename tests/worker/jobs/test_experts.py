@@ -19,10 +19,10 @@ from service.contract.errors import (
 )
 from service.contract.options import Unit
 from service.contract.request.job_request import JobRequest
+from service.models.tensors.names import CORRECTION
 from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access
-from service.tensors.names import CORRECTION
 from tests.support import checkpoints
 from tests.support.architecture_rows import having, mergeable
 from tests.support.pipeline_jobs import Deployment

@@ -18,7 +18,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from service.contract.answers.report import Report
 from service.contract.errors import InvalidData, TaskslimError
 from service.contract.options import Supervision
-from service.families.other_heads import TOKEN_CLASSIFIERS
+from service.models.families.other_heads import TOKEN_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows

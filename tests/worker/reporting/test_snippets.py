@@ -13,7 +13,7 @@ from service.contract.answers.task_file import TaskFile
 from service.contract.options import TaskKind
 from service.contract.request.presets import resolve
 from service.contract.request.task import Task
-from service.families.table import FAMILIES
+from service.models.families.table import FAMILIES
 from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.chat_templates import USABLE, add_chat_template

@@ -7,8 +7,8 @@ import pytest
 from service.contract.answers.report import Confusion, Dequantised, LayerWidth, ReadTokens, Report, Synthesised, Written
 from service.contract.answers.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.contract.options import DropReason, Unit
-from service.families.runtimes.table import runtimes_of_unequal_widths
-from service.families.table import FAMILIES
+from service.models.families.runtimes.table import runtimes_of_unequal_widths
+from service.models.families.table import FAMILIES
 from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings

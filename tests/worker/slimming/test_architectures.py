@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.options import Unit
-from service.families.table import FAMILIES
-from service.tensors.names import StackNames
+from service.models.families.table import FAMILIES
+from service.models.tensors.names import StackNames
 from tests.support.architecture_rows import having
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
 from worker.slimming.architectures import ARCHITECTURES, Stack

@@ -26,15 +26,15 @@ from transformers.utils import logging
 from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError
 from service.contract.options import Merge, Repair
 from service.contract.request.task import ModelSource
-from service.families.per_layer import is_per_layer
-from service.families.source_config import effective_config
-from service.families.table import family_of
+from service.models.families.per_layer import is_per_layer
+from service.models.families.source_config import effective_config
+from service.models.families.table import family_of
+from service.models.tensors.adapter_names import PREFIX, module_and_part
 from service.sources.access import HUB
 from service.sources.hub import HubFiles
 from service.sources.job_checkpoints import JOB
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GGUF
 from service.sources.readers import read_bytes, scheme_of
-from service.tensors.adapter_names import PREFIX, module_and_part
 from worker.checkpoints.kept_indices import Origin, check_empty, read_kept, uri_of
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE, invalid_model, own_config
 from worker.data.provenance import digest_directory

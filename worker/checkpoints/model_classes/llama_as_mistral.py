@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 
-from service.families.source_config import LLAMA_ONLY, MISTRAL_CLASSES
+from service.models.families.source_config import LLAMA_ONLY, MISTRAL_CLASSES
 from worker.checkpoints.tying import take_tensors
 
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from service.contract.options import Unit
-from service.families.per_layer import AUTO_BASE, MODULE, is_per_layer
-from service.families.table import FAMILIES
+from service.models.families.per_layer import AUTO_BASE, MODULE, is_per_layer
+from service.models.families.table import FAMILIES
 from worker.checkpoints.model_classes import modeling_taskslim
 from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.checkpoints.tying import take_tensors

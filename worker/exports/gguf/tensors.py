@@ -14,7 +14,7 @@ from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from service.families.runtimes.layer_patterns import LAYERS_OF_27B
+from service.models.families.runtimes.layer_patterns import LAYERS_OF_27B
 from worker.exports.source import ExportSource, LayerSizes
 
 INTERLEAVED = ("llama", "deci")  # architectures whose rotary positions turn dimensions 2 i and 2 i + 1

@@ -18,7 +18,7 @@ from torch.export import Dim
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from service.families.sentence_encoder import SentenceEncoder
+from service.models.families.sentence_encoder import SentenceEncoder
 from worker.checkpoints.encoders import is_encoder
 from worker.slimming.scoring.embeddings import pooled
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from service.families.family import ModelFamily
-from service.families.table import family_of
 from service.infrastructure.child_process import die_with_parent
+from service.models.families.family import ModelFamily
+from service.models.families.table import family_of
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, sentence_encoder_of
 from worker.checkpoints.fresh_process import read_arguments

@@ -210,7 +210,7 @@ def surgeon(statistics: Statistics, options: Options) -> Tensor:
         return statistics.sums[0] / statistics.num_tokens
     assert moments.effect_OO is not None
     spread_CC = shrunk(moments.spread_CC, moments.num_tokens)
-    spread_CC.diagonal().add_(RIDGE * float(spread_CC.diagonal().mean()))
+    spread_CC.diagonal().add_(RIDGE * float(spread_CC.diagonal().mean() or 1.0))  # 1.0: no unit is active
     effect_OO = moments.effect_OO / moments.num_tokens
     return optimal_brain_surgeon.costs(statistics.reading_CO.T, spread_CC, effect_OO, statistics.size)
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
-from service.families.table import FAMILIES, family_of
+from service.models.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
+from service.models.families.table import FAMILIES, family_of
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
 from worker.checkpoints.loading import load_model

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from service.contract.options import Unit
-from service.families.table import FAMILIES, keeps_first_layer
+from service.models.families.table import FAMILIES, keeps_first_layer
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, family_of_model, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
