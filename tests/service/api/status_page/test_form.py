@@ -161,9 +161,9 @@ CHOICES: dict[str, tuple[dict[str, str], list[str]]] = {
         {"task.preset": "imdb", "target": "keep_metric", "target.keep_metric": "0.9"},
         ["--task", "imdb", "--keep", "0.9"],
     ),
-    "ratio, limit and recovery": (
-        {"task.preset": "sst2", "target.ratio": "0.5", "task.calibration.limit": "8", "recovery.method": "lora"},
-        ["--task", "sst2", "--ratio", "0.5", "--limit", "8", "--recover", "lora"],
+    "ratio and limit": (
+        {"task.preset": "sst2", "target.ratio": "0.5", "task.calibration.limit": "8"},
+        ["--task", "sst2", "--ratio", "0.5", "--limit", "8"],
     ),
 }
 
