@@ -85,6 +85,16 @@ def blaming_task(place: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def blaming_rows(param: str) -> Iterator[None]:
+    """Name the rows at `param`, such as `task.evaluation`, in InvalidData that names no field."""
+    try:
+        yield
+    except InvalidData as error:
+        error.param = error.param or param
+        raise
+
+
 class InvalidRequest(TaskslimError):
     status, code, title = 422, "invalid_request", "Invalid request"
 

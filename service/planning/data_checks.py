@@ -2,10 +2,9 @@
 
 import json
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from service.contract.errors import InvalidData, NotFound
+from service.contract.errors import InvalidData, NotFound, blaming_rows
 from service.contract.request.presets import needs_answers
 from service.contract.request.task import DataSource, TaskWording
 from service.contract.row_values import usable_values
@@ -28,7 +27,7 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath.
     """
     uri = source.uri or ""
-    with _naming(f"{param}.uri" if source.rows is None else f"{param}.rows"):
+    with blaming_rows(f"{param}.uri" if source.rows is None else f"{param}.rows"):
         rows = inline_rows(source, task)
         if rows is not None:
             _check_inline_rows(rows, task, param)
@@ -41,7 +40,7 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
 def check_texts(source: DataSource, param: str, access: Access) -> None:
     """Check the rows of plain texts; `param` is the field that names them. Raises InvalidData, ForbiddenPath."""
     uri = source.uri or ""
-    with _naming(f"{param}.uri" if source.rows is None else f"{param}.rows"):
+    with blaming_rows(f"{param}.uri" if source.rows is None else f"{param}.rows"):
         if source.rows is not None:
             rows = [Row(values, number, counted_in="row") for number, values in enumerate(source.rows, start=1)]
             plain_texts([row for row in rows if checked_line(row)])
@@ -49,15 +48,6 @@ def check_texts(source: DataSource, param: str, access: Access) -> None:
             plain_texts(drawn(_stored_rows(source, access), source))
         else:
             _check_uri(uri, f"{param}.uri", access)
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Name the field `place` in InvalidData that names none."""
-    try:
-        yield
-    except InvalidData as error:
-        raise type(error)(error.message, param=error.param or place) from error
 
 
 def _check_inline_rows(rows: Sequence[Row], task: TaskWording, param: str) -> None:

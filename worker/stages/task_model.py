@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.contract.answers.report import Decoding, OwnAnswers, Synthesised
 from service.contract.answers.result import Metrics
-from service.contract.errors import InvalidRequest
+from service.contract.errors import InvalidRequest, blaming_rows
 from service.contract.options import Layout, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.request.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.request.task import TaskWording
@@ -198,7 +198,8 @@ def encode(
     is_calibration = param == "task.calibration"
     reader: Any = ReadTexts(wording.tokenizer)
     read_by = replace(wording, tokenizer=reader) if remember else wording
-    encoded, shortened = encoding.encode(rows, read_by, answered=answered, is_calibration=is_calibration)
+    with blaming_rows(param):
+        encoded, shortened = encoding.encode(rows, read_by, answered=answered, is_calibration=is_calibration)
     if not is_calibration:  # each row is one example
         encoded = [replace(example, row=row) for example, row in zip(encoded, rows, strict=True)]
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered, reader.tokens)

@@ -124,8 +124,9 @@ def test_a_text_without_a_second_token_is_refused(
     deployment: Deployment, written: Callable[..., dict[str, Any]]
 ) -> None:
     rows = write_rows(deployment.root / "short.jsonl", [{"text": text} for text in (*texts(4), "")])
-    with pytest.raises(InvalidData, match="line 5 has a text of 1 tokens"):
+    with pytest.raises(InvalidData, match="line 5 has a text of 1 tokens") as refused:
         deployment.run(deployment.request("gpt2", written(calibration={"uri": rows})))
+    assert refused.value.param == "task.calibration"
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from service.contract.answers.report import Report
 from service.contract.request.task import ModelSource
 from tests.support.pipeline_jobs import Deployment
-from tests.support.quantised_models import FORMATS, write
+from tests.support.quantised_models.formats import FORMATS
+from tests.support.quantised_models.stored import write
 from worker.checkpoints.kept_indices import apply_kept
 from worker.checkpoints.loading import count_parameters
 from worker.data.provenance import digest_directory

@@ -17,7 +17,8 @@ from service.sources.access import Access
 from service.sources.quantised_layouts import LAYOUTS
 from tests.support import checkpoints
 from tests.support.planning import request_for
-from tests.support.quantised_models import FORMATS, changing_tensors, fetch, write
+from tests.support.quantised_models.formats import FORMATS
+from tests.support.quantised_models.stored import changing_tensors, fetch, write
 from tests.support.tiny_models import logits
 from worker.checkpoints.dtypes import cast_weights
 from worker.checkpoints.loading import count_parameters, load_model

@@ -16,7 +16,8 @@ from service.sources.access import Access
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.planning import request_for
-from tests.support.quantised_models import FORMATS, changing_tensors, fetch, write
+from tests.support.quantised_models.formats import FORMATS
+from tests.support.quantised_models.stored import changing_tensors, fetch, write
 
 
 def setting(**fields: Any) -> Callable[[Path], None]:
