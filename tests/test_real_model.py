@@ -70,6 +70,7 @@ def review_batches(loaded: LoadedModel) -> list[Batch]:
     return batches(examples, padding(loaded.model, loaded.tokenizer, "causal"), 1024)
 
 
+@pytest.mark.slow
 def test_the_converted_model_completes_a_sentence(loaded: LoadedModel) -> None:
     assert count_parameters(loaded.model) == 134_515_008
     assert loaded.dtype is torch.bfloat16

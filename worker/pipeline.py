@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
+from worker.checkpoints.loading import LoadedModel
 from worker.recovery.recovered import Recovered
 from worker.reporting import artifacts, exports, findings, pushing, quantised, report
 from worker.search.candidates import Candidates
@@ -111,8 +112,7 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
     exported = export(context)
-    load_dense = partial(load, context, sources.model, sources.adapter)
-    copies = quantised.quantise(context, final.sets, tasks, load_dense, chosen.rows)
+    copies = quantised.quantise(context, final.sets, tasks, partial(whole, context, sources, task_model), chosen.rows)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": compared})
         slim = copies.judged or final.measured[own(sets).key]
@@ -278,6 +278,15 @@ def save(context: JobContext, sources: Sources, model: CutModel, chosen: ChosenM
     """Save and verify the checkpoint of a cut model. Raises VerificationFailed."""
     shipped = shipped_tasks(model.sets, model.measured)
     return artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate, name)
+
+
+def whole(context: JobContext, sources: Sources, task_model: TaskModel) -> LoadedModel:
+    """The dense model after the cut: the loaded one where copies of it were cut and it has no more parameters, else one
+    that is loaded again."""
+    request = context.job.request
+    if request.target.is_measured and request.method.repair is not Repair.bias:
+        return task_model.loaded
+    return load(context, sources.model, sources.adapter)
 
 
 def export(context: JobContext) -> list[Export]:

@@ -5,9 +5,11 @@ from typing import cast
 from redis import Redis
 
 from service.contract.answers.report import Report
-from service.contract.answers.result import RecoveryResult, Result
+from service.contract.answers.result import DenseSlim, MetricsPair, QuantisedModel, RecoveryResult, Result
+from service.contract.options import Precision
 from service.infrastructure.redis_keys import OPEN
 from service.jobs.record import JobRecord
+from service.storage.artifact_names import quantised_name
 from tests.support.requests import plain_request
 
 REQUEST = plain_request(tags={"team": "search"})
@@ -69,6 +71,20 @@ def recovery() -> RecoveryResult:
             "artifact": "model-untrained",
             "verified": found.verified,
         }
+    )
+
+
+def quantised_model(of: Result, precision: Precision) -> QuantisedModel:
+    """A quantised copy of the model of a result, with its metrics and half of its size."""
+    return QuantisedModel(
+        precision=precision,
+        directory=quantised_name(precision),
+        metrics=MetricsPair(dense=of.metrics.dense, slim=of.metrics.slim),
+        bytes=DenseSlim(dense=of.bytes.dense // 2, slim=of.bytes.slim // 2),
+        loader="LlamaForCausalLM, compressed-tensors",
+        max_abs_logit_difference=0.0,
+        tolerance=1e-4,
+        snippet="model = load()\n",
     )
 
 

@@ -34,3 +34,20 @@ def set_field(tab: Tab, name: str, value: str) -> None:
     """Set a field of the form as typing does."""
     field = f"document.querySelector('[name=\"{name}\"]')"
     tab.run(f"{field}.value = {json.dumps(value)}, {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+
+def fill_form(tab: Tab, body: dict[str, Any]) -> None:
+    """Fill the form with the model, the rows and the wording of a request."""
+    tab.wait_for("document.querySelector('form.request')")
+    set_field(tab, "model.uri", body["model"]["uri"])
+    set_field(tab, "task.template", body["task"]["template"])
+    set_field(tab, "task.labels", "\n".join(f"{label} = {word}" for label, word in body["task"]["labels"].items()))
+    rows = body["task"]["calibration"]["rows"]
+    set_field(tab, "task.calibration.rows", "\n".join(json.dumps(row) for row in rows))
+    set_field(tab, "target.ratio", "0.25")
+    set_field(tab, "tags", "team:search, owner:O'Hara")
+
+
+def shown_request(tab: Tab) -> Any:
+    """The request that the form shows as JSON."""
+    return json.loads(tab.run("document.querySelector('.preview details pre').textContent"))

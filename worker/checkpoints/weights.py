@@ -34,6 +34,8 @@ RUN_OPTIONS = frozenset(
         "output_hidden_states",
     }
 )
+# What the RuntimeErrors contain that transformers and torch raise for sizes in config.json.
+OF_SHAPES = ("ignore_mismatched_sizes", "negative dimension")
 FROM_DISK_ALONE = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -120,6 +122,6 @@ def invalid_model(what: str) -> Iterator[None]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
         raise InvalidModel(f"the {what} cannot be loaded: {error}", param="model.uri") from error
     except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
+        if not any(words in str(error) for words in OF_SHAPES):
             raise
         raise InvalidModel("the weights do not have the shapes that config.json says", param="model.uri") from error

@@ -7,11 +7,11 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from service.contract.answers.report import Report
-from service.contract.answers.result import CurvePoint, DenseSlim, JobMetrics
+from service.contract.answers.result import CurvePoint, DenseSlim, JobMetrics, QuantisedModel
 from service.contract.criteria import CRITERIA
-from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
+from service.contract.options import METRICS, Precision, Supervision, TaskKind, TaskMetric
 from service.models.families.per_layer import MODELLING_FILE, has_own_widths
-from service.reports.formatting import change, count, interval, percent
+from service.reports.formatting import change, count, interval, percent, size
 from service.reports.metric_names import capitalised, metric_name, name_of, qualities
 from service.reports.model_origin import merged_adapters, root
 from service.storage.artifact_names import MODEL
@@ -24,6 +24,13 @@ from worker.reporting.card_metadata import (
 )
 
 STOCK_CLASS = "It is an ordinary checkpoint, which the stock class loads."
+ROWS = "8 bits, a scale for each row"
+# How a precision stores weights and computes; a group is so many weights of a row.
+SCHEMES = {
+    Precision.int8: ROWS,
+    Precision.w8a8: f"{ROWS}; activations are rounded to 8 bits",
+    Precision.w4a16: "4 bits, a scale for each {group} weights of a row",
+}
 OWN_CLASS = f"Its layers have different widths: the class that loads it is in `{MODELLING_FILE}`."
 
 TEMPLATE = """\
@@ -82,6 +89,25 @@ Other evaluations:
 | {{ row }} |
 {%- endfor %}
 {% endif %}
+{% if copies %}
+## Quantised copies
+
+The job stored these copies of the model beside it, each measured on the same rows. Embeddings, norms and the head are
+as they were. A copy has a `task.json` of its own{% if labelled %}, with label offsets that are fitted to it{% endif %}.
+
+| precision | directory | weights | size | {{ metric }} |
+| --- | --- | --- | --- | --- |
+{%- for copy in copies %}
+| {{ copy.row }} |
+{%- endfor %}
+{% for copy in copies %}
+{{ copy.precision }} in Python{% if copy.command %}, or served with vLLM by `{{ copy.command }}`{% endif %}:
+
+```python
+{{ copy.snippet }}
+```
+{% endfor %}
+{%- endif %}
 {% if warnings %}
 ## Warnings
 {% for warning in warnings %}
@@ -111,7 +137,7 @@ def card(report: Report, licence: Mapping[str, Any] = {}, point: CurvePoint | No
     checkpoint of the sweep.
     """
     report = report if point is None else _report_of_point(report, point)
-    words = _summary(report) | _tasks(report) | _evaluation(report) | _method(report)
+    words = _summary(report) | _tasks(report) | _evaluation(report) | _copies(report) | _method(report)
     words["licence"] = licence.get("license_name") or licence.get("license", "")
     return str(ModelCard.from_template(metadata(report, licence), template_str=TEMPLATE, **words))
 
@@ -138,7 +164,7 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
         slim=result.metrics.slim.model_copy(update=unknown | {"value": point.metric}),
     )
     parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
-    changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point]}
+    changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point], "quantised": []}
     snippet = _in_directory(report.snippet, directory)
     return report.model_copy(update={"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []})
 
@@ -148,7 +174,7 @@ def untrained_card(report: Report, licence: Mapping[str, Any] = {}) -> str:
     result, recovery = report.result, report.result.recovery
     assert recovery is not None, "the model was recovered"
     metrics = JobMetrics(dense=recovery.metrics.dense, slim=recovery.metrics.slim)
-    changed = {"metrics": metrics, "recovery": None, "verified": recovery.verified}
+    changed: dict[str, Any] = {"metrics": metrics, "recovery": None, "verified": recovery.verified, "quantised": []}
     snippet = _in_directory(report.snippet, recovery.artifact)
     before = {"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []}
     return card(report.model_copy(update=before), licence)
@@ -237,6 +263,31 @@ def _figures(report: Report) -> Iterator[str]:
         yield f"{name} | {percent(exp(dense.token_log_likelihood))} | {percent(exp(slim.token_log_likelihood))}"
     if dense.perplexity is not None and slim.perplexity is not None:
         yield f"Perplexity | {dense.perplexity:.4g} | {slim.perplexity:.4g}"
+
+
+def _copies(report: Report) -> dict[str, Any]:
+    """The words of the section on quantised copies."""
+    slim = report.result.metrics.slim
+    return {
+        "copies": [
+            {
+                "precision": each.precision,
+                "row": _copy(each),
+                "snippet": each.snippet.strip(),
+                "command": each.command,
+            }
+            for each in report.result.quantised
+        ],
+        "labelled": bool(slim.label_offsets),
+        "metric": metric_name(slim),
+    }
+
+
+def _copy(copy: QuantisedModel) -> str:
+    """The row of the table of copies."""
+    scheme = SCHEMES[copy.precision].format(group=copy.group_size)
+    metric = interval(copy.metrics.slim.value)
+    return f"{copy.precision} | `{copy.directory}/` | {scheme} | {size(copy.bytes.slim)} | {metric}"
 
 
 def _cell(text: str) -> str:

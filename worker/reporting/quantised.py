@@ -83,7 +83,7 @@ def _store(context: JobContext, slim: QuantisedSets, dense: QuantisedSets) -> Qu
 
     Raises ExportFailed.
     """
-    precision, loaded = slim.precision, slim.loaded
+    precision, loaded, task_model = slim.precision, slim.loaded, own(slim.sets).task_model
     directory = artifacts.output_directory(context) / quantised_name(precision)
     _write(artifacts.checkpoint_directory(context), directory, slim)
     compared, tolerance = _verify(context, directory, slim)
@@ -99,7 +99,7 @@ def _store(context: JobContext, slim: QuantisedSets, dense: QuantisedSets) -> Qu
         max_abs_logit_difference=compared.weights,
         tolerance=tolerance,
         max_abs_logit_difference_with_activations=compared.activations,
-        snippet=quantised_snippets.loading(directory.name, precision, loaded),
+        snippet=quantised_snippets.using(directory.name, precision, loaded, task_model.wording, task_model.padding),
         command=quantised_snippets.serving(directory.name, precision, loaded),
     )
 

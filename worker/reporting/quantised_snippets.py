@@ -1,28 +1,21 @@
-"""How a quantised model is loaded in Python, and served."""
+"""How a quantised model is used in Python, and served."""
 
 from service.contract.options import Precision
 from service.exports.precisions import FOR_VLLM
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.model_classes.per_layer import has_per_layer_class
+from worker.data.batching import Padding
+from worker.data.wordings import Wording
 from worker.quantisation.precisions import PRECISIONS
-
-LOAD = """\
-# In a shell: pip install {package}
-from transformers import {auto_class}, AutoTokenizer
-
-model = {auto_class}.from_pretrained("{directory}", dtype="auto"{remote_code})
-tokenizer = AutoTokenizer.from_pretrained("{directory}")
-"""
+from worker.reporting.snippets import usage
 
 
-def loading(directory: str, precision: Precision, loaded: LoadedModel) -> str:
-    """The Python code that loads the model."""
-    return LOAD.format(
-        package=PRECISIONS[precision].storage.library.replace("_", "-"),
-        auto_class=loaded.family.auto_class,
-        directory=directory,
-        remote_code=", trust_remote_code=True" if has_per_layer_class(loaded.model) else "",
-    )
+def using(directory: str, precision: Precision, loaded: LoadedModel, wording: Wording, padding: Padding) -> str:
+    """The Python code that loads the model and runs its task, or the first task of a union, on one row."""
+    package = PRECISIONS[precision].storage.library.replace("_", "-")
+    own_widths = has_per_layer_class(loaded.model)
+    code = usage(directory, loaded.family.auto_class, wording, padding, own_widths=own_widths)
+    return f"# In a shell: pip install {package}\n{code}"
 
 
 def serving(directory: str, precision: Precision, loaded: LoadedModel) -> str | None:

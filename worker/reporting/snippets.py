@@ -119,19 +119,23 @@ PLACES: dict[Kind, str] = {
 
 def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:
     """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
+    code = usage(MODEL, auto_class, wording, padding, own_widths=own_widths)
+    if Format.safetensors in request.output.formats:
+        return code
+    apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
+    return f"# First, in a shell: {apply}\n{code}"
+
+
+def usage(directory: str, auto_class: str, wording: Wording, padding: Padding, *, own_widths: bool) -> str:
+    """The lines that load the checkpoint in a directory and answer one row of its task."""
     # The class is in the checkpoint, and the job wrote it: its code is trusted.
     remote_code = ", trust_remote_code=True" if own_widths else ""
     answer, encoder = answer_lines(wording, padding), wording.sentence_encoder
     template = LOAD_SENTENCE_TRANSFORMER if encoder is not None and encoder.has_files else LOAD
     used = [f"import {name}" for name in IMPORTS if f"{name}." in template + answer]
-    names = {"auto_class": auto_class, "model": MODEL, "task_file": TASK_FILE, "remote_code": remote_code}
+    names = {"auto_class": auto_class, "model": directory, "task_file": TASK_FILE, "remote_code": remote_code}
     more = ", GenerationConfig" if "GenerationConfig" in answer else ""
-    load = template.format(imports="\n".join(used), more=more, **names)
-    load += answer
-    if Format.safetensors in request.output.formats:
-        return load
-    apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
-    return f"# First, in a shell: {apply}\n{load}"
+    return template.format(imports="\n".join(used), more=more, **names) + answer
 
 
 def prompt_snippet(wording: Wording, exports: Sequence[Export]) -> str:

@@ -26,6 +26,7 @@ const STAGES = [
   "quantise",
   "upload"
 ];
+const EXPORTS = ["gguf", "onnx", "mlx"]; // formats of other runtimes
 const MAX_EVENTS = 200;
 const FEW_FILES = 12; // a longer list of files, as of a sweep, starts closed
 
@@ -85,10 +86,21 @@ function head({ job, facts: line, buttons: actions }) {
       "p",
       { className: "note" },
       adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `,
-      `Target: ${targetWords(job.request.target)}.`
+      `Target: ${targetWords(job.request.target)}.`,
+      afterwards(job.request).map((part) => ` ${part}`)
     ),
     line
   ];
+}
+
+/** What becomes of the model after the cut, in words. */
+function afterwards({ recovery, output }) {
+  const exports = output.formats.filter((format) => EXPORTS.includes(format));
+  return [
+    recovery && `Recovery: ${recovery.method}, at most ${duration(recovery.seconds)}.`,
+    exports.length && `Exports: ${exports.join(", ")}.`,
+    output.quantise.length && `Quantised copies: ${output.quantise.join(", ")}.`
+  ].filter(Boolean);
 }
 
 function facts(job) {
@@ -142,12 +154,14 @@ function stageList(job) {
 }
 
 /** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
-function leftOut({ method, target, recovery, task, tasks = [] }) {
+function leftOut({ method, target, recovery, output, task, tasks = [] }) {
   const writes = [task, ...tasks].some((each) => each?.synthesis);
   const omitted = [
     ...(writes ? [] : ["synthesise"]),
     ...(recovery ? [] : ["recover"]),
     ...(method.controls ? [] : ["controls"]),
+    ...(output.formats.some((format) => EXPORTS.includes(format)) ? [] : ["export"]),
+    ...(output.quantise.length ? [] : ["quantise"]),
     ...(method.repair === "none" ? ["repair"] : [])
   ];
   const { keep_metric: floor, latency_ms: bound, sweep, general_weights: weights } = target;

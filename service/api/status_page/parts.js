@@ -74,7 +74,18 @@ export function tiles(result) {
     ),
     result.kept_metric && keptTile(result.kept_metric),
     metrics.general && otherTile("General rows", metrics.general),
+    ...result.quantised.map((copy) => quantisedTile(copy, weights.slim)),
     ...Object.entries(metrics.observed ?? {}).map(([name, pair]) => otherTile(`Observed task: ${name}`, pair))
+  );
+}
+
+/** The metric of both models in a precision, and the size of the slim one against that of its weights as they are. */
+function quantisedTile({ precision, metrics: { dense, slim }, bytes }, whole) {
+  return tile(
+    `${metricName(slim)} in ${precision}`,
+    percent(dense.value.value),
+    percent(slim.value.value),
+    `95 % interval ${span(slim.value)}, ${size(bytes.slim)} (${change(whole, bytes.slim)})`
   );
 }
 

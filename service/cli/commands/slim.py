@@ -1,6 +1,7 @@
 """The command `taskslim slim`: makes a request of a few options, plans it, submits it, and waits for the files."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from service.cli.options.server import DEFAULT_URL, Url, server_at
 from service.cli.options.slim import (
     Directory,
     EvaluationFile,
+    GeneralFile,
     KeptShare,
     Kind,
     Labels,
@@ -20,6 +22,7 @@ from service.cli.options.slim import (
     MessagesColumn,
     Model,
     PrintRequest,
+    Quantise,
     Recover,
     RemovedShare,
     RowsFile,
@@ -32,6 +35,7 @@ from service.cli.row_files import NamedRows, check_columns, place_of, row_upload
 from service.cli.short_request import TARGET, Answer, model_of, target_of, wording_of, wrong
 from service.cli.terminal import follow, plan_line, print_json, result_of, result_table
 from service.contract.errors import NotPlannable, StorageUnavailable
+from service.contract.fields import GENERAL_PLACE
 from service.contract.request.job_request import JobRequest
 from service.contract.request.recovery import Recovery
 from service.contract.request.task import Task, TaskWording
@@ -58,6 +62,8 @@ def slim(
     ratio: RemovedShare = None,
     keep: KeptShare = None,
     recover: Recover = None,
+    general: GeneralFile = None,
+    quantise: Quantise = None,
     name: Title = None,
     watch: Watch = False,
     download: Directory = None,
@@ -72,14 +78,16 @@ def slim(
         raise wrong("--print-request", "no job is submitted: leave out --watch and --download")
     source, goal = model_of(model), target_of(keep, ratio)
     wording = wording_of(task, Answer(kind, labels, target), messages=messages, name=name)
-    given = {"--rows": rows} | ({} if evaluation is None else {"--evaluation": evaluation})
-    places = {option: _place(option, text, target) for option, text in given.items()}
+    given = {"--rows": rows, "--evaluation": evaluation, "--general": general}
+    columns = {"--rows": target, "--evaluation": target}  # with the texts that the model writes
+    places = {option: _place(option, text, columns.get(option)) for option, text in given.items() if text is not None}
     with server_at(url) as server:
         with row_uploads(server, err) as uploads:
-            named = {option: uploads.send(place, target) for option, place in places.items()}
-            asked = _task(wording, named["--rows"], named.get("--evaluation"), limit)
-            training = {"recovery": Recovery(method=recover)} if recover else {}
-            whole = JobRequest.model_validate({"model": source, "task": asked, "target": goal} | training)
+            named = {option: uploads.send(place, columns.get(option)) for option, place in places.items()}
+            further: dict[str, Any] = {"recovery": Recovery(method=recover)} if recover else {}
+            further |= {"output": {"quantise": list(dict.fromkeys(quantise))}} if quantise else {}
+            asked = _task(wording, named, limit)
+            whole = JobRequest.model_validate({"model": source, "task": asked, "target": goal} | further)
             request = whole.model_dump(mode="json", exclude_unset=True)
             _plan(server, request)
         if print_request:
@@ -97,16 +105,23 @@ def _place(option: str, text: str, target_column: str | None) -> Path | str:
     return place
 
 
-def _task(wording: TaskWording, rows: NamedRows, judged: NamedRows | None, limit: int | None) -> Task:
-    """The task with its rows. Raises InvalidData for rows that lack a column, BadParameter for the same rows twice."""
+def _task(wording: TaskWording, named: Mapping[str, NamedRows], limit: int | None) -> Task:
+    """The task with the rows that each option names. Raises InvalidData for rows that lack a column, BadParameter for
+    the same rows twice."""
+    rows, judged, general = (named.get(option) for option in ("--rows", "--evaluation", "--general"))
+    assert rows is not None, "an argument of the command"
     sources: dict[str, Any] = {"calibration": {"uri": rows.uri} | ({"limit": limit} if limit else {})}
     if judged is not None:
         _check_differ(rows, judged)
         sources["evaluation"] = {"uri": judged.uri}
+    if general is not None:
+        sources["general"] = {"uri": general.uri}
     task = Task.model_validate(wording.model_dump(exclude_unset=True) | sources)
-    for param, named in (("task.calibration", rows), ("task.evaluation", judged)):
-        if named is not None:
-            check_columns(named, task, param)
+    for param, part in (("task.calibration", rows), ("task.evaluation", judged)):
+        if part is not None:
+            check_columns(part, task, param)
+    if general is not None and task.general is not None:
+        check_columns(general, task.general.task, GENERAL_PLACE)
     return task
 
 

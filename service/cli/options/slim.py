@@ -7,7 +7,7 @@ import typer
 
 from service.cli.short_request import DEFAULT_RATIO
 from service.contract.fields import MAX_RATIO
-from service.contract.options import TaskKind
+from service.contract.options import Precision, TaskKind
 from service.contract.request.presets import PRESETS
 from service.contract.request.recovery import RecoveryMethod
 
@@ -69,6 +69,19 @@ Recover = Annotated[
         metavar="METHOD",
         help="Train the slim model for up to five minutes: lora, on the right answers; distillation, towards the dense "
         "model.",
+    ),
+]
+GeneralFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Plain texts of what the model can do besides the task: both models are measured on them."
+    ),
+]
+Quantise = Annotated[
+    list[Precision] | None,
+    typer.Option(
+        metavar="PRECISION",
+        help=f"Also store a quantised copy: {', '.join(Precision)}; may be given several times.",
     ),
 ]
 Title = Annotated[

@@ -181,7 +181,7 @@ class QuantisedModel(Schema):
     max_abs_logit_difference_with_activations: float | None = Field(
         default=None, description="the same with activations rounded as well; null where they are not"
     )
-    snippet: str = Field(description="Python code that loads it")
+    snippet: str = Field(description="Python code that loads it and runs the task on one row")
     command: str | None = Field(default=None, description="shell command that serves it with vLLM; null for `int8`")
 
 

@@ -17,7 +17,7 @@ LAYERS = (
 )
 SIZES = (
     *("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "vocab_size"),
-    *("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"),
+    *("intermediate_size", "n_inner", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"),
     *("moe_intermediate_size", "head_dim", "d_kv", "num_attention_heads", "n_head", "n_heads", "num_heads"),
     *("encoder_attention_heads", "decoder_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "n_positions"),

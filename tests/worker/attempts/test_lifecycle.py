@@ -150,6 +150,7 @@ def stuck(
         process.kill()
 
 
+@pytest.mark.slow
 def test_stuck_attempt_of_a_cancelled_job_is_ended(job_store: JobStore, stuck: tuple[JobRecord, Popen[bytes]]) -> None:
     job, process = stuck
     job_store.cancel(job.tenant, job.id)

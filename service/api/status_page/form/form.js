@@ -6,7 +6,10 @@ import { OWN, formElement, splitter } from "./fields.js";
 import { curlFor } from "../curl.js";
 import { copyButton, element, fill, problemBox } from "../elements.js";
 import { planPart } from "./plan.js";
+import { showOutput } from "./output.js";
+import { showRecovery } from "./recovery.js";
 import { SEVERAL, compose, fieldsOf, fieldsOfMethod, promptOf } from "./request.js";
+import { showRows } from "./rows.js";
 import { showTarget } from "./target.js";
 import { upload } from "./upload.js";
 
@@ -27,6 +30,7 @@ export async function showForm(main, parameters, signal) {
   const view = { signal, capabilities, carried, timer: 0, planning: new AbortController() };
   view.form = formElement(
     capabilities,
+    components.schemas,
     { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) },
     splitter(components.schemas, carried)
   );
@@ -85,6 +89,9 @@ function update(view) {
   const preset = view.form.elements["task.preset"].value;
   view.form.querySelector(".own-task").hidden = preset !== OWN;
   showTarget(view.form);
+  showRecovery(view.form);
+  showOutput(view.form);
+  showRows(view.form, preset === SEVERAL);
   const prompt = promptOf(view.form);
   view.form.elements.prompt.closest(".field").hidden = prompt === "none";
   for (const field of view.form.querySelectorAll("[data-prompt]")) field.hidden = field.dataset.prompt !== prompt;
@@ -112,6 +119,7 @@ async function plan(view, request) {
   } catch (problem) {
     if (problem.name === "AbortError") return;
     fill(view.plan, element("h2", {}, "Plan"), problemBox(problem));
+    showErrors(view, problem.fields);
   }
 }
 
@@ -137,17 +145,14 @@ function refuse(view, problem) {
   showErrors(view, problem.fields, true);
 }
 
-/** Show each error at the field that it names, or at the nearest field that contains it in the request. */
+/** Show each error at the field that it is about. */
 function showErrors(view, errors, focus = false) {
-  const shown = errors
-    .map(({ param, message }) => [controlOf(view.form, param), message])
-    .filter(([control]) => control);
+  const shown = errors.map((error) => [controlOf(view.form, error), error.message]).filter(([control]) => control);
   for (const [control, message] of shown) {
     control.setAttribute("aria-invalid", "true");
     const section = control.closest("details");
     if (section) section.open = true;
-    const note =
-      document.getElementById(`${control.id}-error`) ?? view.outcome.appendChild(element("p", { className: "error" }));
+    const note = document.getElementById(`${control.id}-error`);
     note.textContent = message;
     note.hidden = false;
   }
@@ -155,12 +160,18 @@ function showErrors(view, errors, focus = false) {
   if (focus) shown[0]?.[0].focus({ preventScroll: true });
 }
 
-function controlOf(form, param) {
-  for (let name = param; name; name = name.split(".").slice(0, -1).join(".")) {
+/** The control of an error: of the field that the error names, that its message names, or that is nearest in the request.
+ *
+ * An error of several fields has the path of what contains them, and names them in its message.
+ */
+function controlOf(form, { param, message }) {
+  const inside = [...message.matchAll(/`([\w.]+)/g)].map(([, name]) => name);
+  const around = param.split(".").map((_, index, parts) => parts.slice(0, parts.length - index).join("."));
+  for (const name of [param, ...inside.map((name) => `${param}.${name}`), ...inside, ...around.slice(1)]) {
     const control = form.querySelector(`[name="${name}"]`) ?? form.querySelector(`[name="${name}.uri"]`);
     if (control) return control;
   }
-  return null;
+  return form.querySelector(`[name^="${param}."]`);
 }
 
 function clearErrors(form) {

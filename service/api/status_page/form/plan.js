@@ -4,6 +4,8 @@ import { element } from "../elements.js";
 import { change, count, duration, size } from "../formatting.js";
 import { plain } from "../words.js";
 
+const GIB = 2 ** 30;
+
 export function planPart(plan) {
   const { parameters, bytes: weights, cache_bytes_per_token: cache } = plan;
   const rows = [
@@ -40,7 +42,12 @@ export function planPart(plan) {
         ),
     plan.dequantised && dequantised(plan.dequantised),
     expected(plan),
-    element("ul", { className: "runtimes" }, plan.runtimes.map(runtime))
+    element("ul", { className: "runtimes" }, plan.runtimes.map(runtime)),
+    plan.precisions.length > 0 && [
+      element("h3", {}, "Quantised copies"),
+      element("ul", { className: "runtimes precisions" }, plan.precisions.map(precision))
+    ],
+    memory(plan.memory)
   ];
 }
 
@@ -49,6 +56,38 @@ function dequantised({ format, dtype, bytes }) {
   const text = `The weights are quantised (${format}). They become ${dtype} first (${size(bytes)}), as those of the slim model are.`;
   return element("p", { className: "note" }, text);
 }
+
+/** The memory of the job, and the passes that it takes on devices of several sizes. */
+function memory({ weights, cpu_weights: cpu, streamed_on_cpu: streamed, devices }) {
+  const heads = ["Device", "scoring", "repair", "peak"].map((name, index) =>
+    element("th", { scope: "col", className: index ? "number" : "" }, name)
+  );
+  const larger = streamed ? ", which are read from files where they are more than half of what is free" : "";
+  return element(
+    "details",
+    { className: "panel memory" },
+    element("summary", {}, "Memory"),
+    element(
+      "table",
+      { className: "plan" },
+      element("thead", {}, element("tr", {}, heads)),
+      element("tbody", {}, devices.map(device))
+    ),
+    element(
+      "p",
+      { className: "note" },
+      `Passes over the calibration rows, and the most memory that they take, within a factor of 2. ` +
+        `The weights take ${size(weights)}, on a CPU ${size(cpu)}${larger}.`
+    )
+  );
+}
+
+function device({ device: bytes, holds_weights: fits, scoring_passes: scoring, repair_passes: repair, peak }) {
+  const name = `${bytes / GIB} GiB`;
+  return fits ? row(name, passes(scoring), passes(repair), size(peak)) : row(name, "too small", "", "");
+}
+
+const passes = (number) => (number === null ? "" : `${number} ${number === 1 ? "pass" : "passes"}`);
 
 /** The estimated time, and whether the scores of an earlier job are used. */
 function expected({ time, scores_cached: cached }) {
@@ -74,6 +113,16 @@ function row(name, ...figures) {
     {},
     element("th", { scope: "row" }, name),
     figures.map((figure) => element("td", { className: "number" }, figure))
+  );
+}
+
+function precision({ precision: name, possible, group_size: group, reason }) {
+  const note = possible ? (group ? `possible, in groups of ${group} weights` : "possible") : `not possible · ${reason}`;
+  return element(
+    "li",
+    { "data-loads": String(possible) },
+    element("strong", {}, name),
+    element("span", { className: "note" }, ` ${note}`)
   );
 }
 

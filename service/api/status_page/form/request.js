@@ -1,10 +1,15 @@
 // Converts the fields of the form to a JobRequest and back. Empty fields are left out of the request.
 
 import { withCarried } from "./carried.js";
+import { composeOutput, fieldsOfOutput } from "./output.js";
+import { composeRecovery, fieldsOfRecovery } from "./recovery.js";
+import { composeRows, fieldsOfRows, withGeneralRows } from "./rows.js";
 import { composeTarget, fieldsOfTarget } from "./target.js";
 
 // Fields of a request that the form always sets, though no control has the name.
-const WHOLE = ["target", "observe", "tasks"];
+const WHOLE = ["target", "observe", "tasks", "task.synthesis.rationales"];
+// Members of a request that stay where they are empty. In place of a list that is left out the API takes its default.
+const KEPT = ["model", "task", "target", "calibration", "units", "formats", "gguf_types", "recovery", "synthesis"];
 /** The value of the choice of task for several tasks. */
 export const SEVERAL = "*";
 
@@ -40,7 +45,12 @@ export function compose(form, carried) {
     ...(several
       ? { tasks: tasks(value("tasks"), errors) }
       : {
-          task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } }
+          task: {
+            ...task,
+            calibration: calibration(value, errors),
+            evaluation: { uri: value("task.evaluation.uri") },
+            ...composeRows(value, number)
+          }
         }),
     method: {
       criterion: value("method.criterion"),
@@ -48,20 +58,33 @@ export function compose(form, carried) {
       scope: value("method.scope"),
       repair: value("method.repair"),
       steps: number(value("method.steps")),
+      shards: number(value("method.shards")),
+      general_weight: several ? undefined : number(value("method.general_weight")),
       controls: form.elements["method.controls"].checked || undefined
     },
     target: composeTarget(value, number),
-    output: { round_to: number(value("output.round_to")), layout: value("output.layout") },
+    recovery: composeRecovery(value, number),
+    output: composeOutput(value, number, (name) => checked(form, name)),
     observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
     webhook: { url: value("webhook.url") },
     deadline_seconds: number(value("deadline_seconds"))
   };
-  const decided = new Set([...WHOLE, several ? "task" : "", ...[...form.elements].map((control) => control.name)]);
-  const whole = withoutEmpty(withCarried(request, carried, decided), ["model", "task", "target", "calibration"]);
+  const whole = withoutEmpty(withCarried(request, carried, decidedIn(form, several)), KEPT);
   if (whole.task?.evaluation && !whole.task.evaluation.uri) delete whole.task.evaluation;
   if (whole.webhook && !whole.webhook.url) delete whole.webhook;
+  if (whole.task) whole.task = withGeneralRows(whole.task, carried);
   return { request: whole, errors };
+}
+
+/** The dotted names of a request that the form decides on. Parts that it leaves out are decided as a whole. */
+function decidedIn({ elements }, several) {
+  const decided = new Set([...WHOLE, ...[...elements].map((control) => control.name)]);
+  if (several) decided.add("task");
+  if (elements["recovery.method"].value === "") decided.add("recovery");
+  if (elements["task.synthesis"].value !== "") decided.delete("task.synthesis");
+  if (elements["task.synthesis.model.uri"].value.trim() === "") decided.add("task.synthesis.model");
+  return decided;
 }
 
 function tasks(text, errors) {
@@ -174,8 +197,8 @@ export function fieldsOf(request) {
     "model.revision": model.revision,
     "model.adapter_uri": model.adapter_uri,
     ...fieldsOfTarget(target),
-    "output.round_to": output.round_to,
-    "output.layout": output.layout,
+    ...fieldsOfRecovery(request.recovery),
+    ...fieldsOfOutput(output),
     observe: (request.observe ?? []).map(observedLine).join("\n"),
     "webhook.url": request.webhook?.url,
     deadline_seconds: request.deadline_seconds,
@@ -191,8 +214,10 @@ export function fieldsOf(request) {
 }
 
 /** The fields of the form, from a method with its defaults. */
-export const fieldsOfMethod = ({ criterion, units, scope, repair, steps, controls }) => ({
+export const fieldsOfMethod = ({ criterion, units, scope, repair, steps, shards, controls, ...others }) => ({
   "method.steps": steps,
+  "method.shards": shards,
+  "method.general_weight": others.general_weight,
   "method.controls": controls,
   "method.criterion": criterion,
   "method.units": String(units),
@@ -211,5 +236,6 @@ const fieldsOfTask = (task) => ({
     .join("\n"),
   "task.calibration.uri": task.calibration.uri,
   "task.calibration.limit": task.calibration.limit,
-  "task.evaluation.uri": task.evaluation?.uri
+  "task.evaluation.uri": task.evaluation?.uri,
+  ...fieldsOfRows(task)
 });

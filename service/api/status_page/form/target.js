@@ -1,6 +1,7 @@
 // The kinds of target: their fields in the form and their part of a request.
 
 import { element } from "../elements.js";
+import { choice, text } from "./controls.js";
 
 const KINDS = [
   [
@@ -57,7 +58,7 @@ const MORE = {
 const BOUNDS = ["parameters", "bytes", "latency_ms"];
 
 /** The choice of the kind, and the fields of every kind. */
-export function targetFields({ text, choice }, values, limits) {
+export function targetFields(values, limits) {
   const shown = { "target.ratio": "0.3", ...values };
   const fields = KINDS.map(([kind, , { label, options }]) =>
     element(

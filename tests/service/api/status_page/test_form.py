@@ -23,19 +23,8 @@ from service.planning.time_estimate import Durations
 from service.settings import Settings
 from tests.support import checkpoints, http, jobs
 from tests.support.browser import Tab
-from tests.support.status_page import new_job, set_field
+from tests.support.status_page import fill_form, new_job, set_field
 from tests.support.waiting import wait_until
-
-
-def fill_form(tab: Tab, body: dict[str, Any]) -> None:
-    tab.wait_for("document.querySelector('form.request')")
-    set_field(tab, "model.uri", body["model"]["uri"])
-    set_field(tab, "task.template", body["task"]["template"])
-    set_field(tab, "task.labels", "\n".join(f"{label} = {word}" for label, word in body["task"]["labels"].items()))
-    rows = body["task"]["calibration"]["rows"]
-    set_field(tab, "task.calibration.rows", "\n".join(json.dumps(row) for row in rows))
-    set_field(tab, "target.ratio", "0.25")
-    set_field(tab, "tags", "team:search, owner:O'Hara")
 
 
 def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:

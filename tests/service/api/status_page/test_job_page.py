@@ -4,11 +4,12 @@ from service.contract.answers.job import JobError, Progress, Stage
 from service.contract.answers.report import Report
 from service.contract.answers.result import CurvePoint, Estimate
 from service.contract.ids import DEFAULT_TENANT
+from service.contract.options import Precision
 from service.jobs.store import JobStore
 from service.storage.object_store import Storage
 from tests.support import http
 from tests.support.browser import Tab
-from tests.support.contract_examples import report
+from tests.support.contract_examples import quantised_model, report
 from tests.support.finished_jobs import FILES, finish
 from tests.support.status_page import files_of, finished_job, new_job
 
@@ -68,6 +69,24 @@ def test_controls_stage_is_shown_only_where_it_is_requested(page: str, tab: Tab,
         shown.append(dict(tab.run(states)))
     assert (shown[0]["evaluate slim"], shown[0]["controls"], shown[0]["verify"]) == ("done", "now", "ahead")
     assert "controls" not in shown[1]
+
+
+def test_job_says_what_becomes_of_its_model(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:
+    output = {"formats": ["safetensors", "gguf"], "quantise": ["w8a8"]}
+    plain, job = new_job(job_store), new_job(job_store, recovery={"seconds": 60}, output=output)
+    stages = "[...document.querySelectorAll('.stages li')].map((item) => item.innerText)"
+    tab.open(f"{page}#/jobs/{plain.id}")
+    tab.wait_for(f"{stages}.includes('verify')")
+    assert not {"recover", "export", "quantise"} & set(tab.run(stages))
+    tab.open(f"{page}#/jobs/{job.id}")
+    tab.wait_for(f"{stages}.includes('recover')")
+    assert tab.run(stages)[-4:] == ["verify", "export", "quantise", "upload"]
+    assert "Recovery: distillation, at most 1 min 0 s. Exports: gguf. Quantised copies: w8a8." in tab.text()
+    made = report(job, 1)
+    copies = [quantised_model(made.result, Precision.w8a8)]
+    made = made.model_copy(update={"result": made.result.model_copy(update={"quantised": copies})})
+    finish(job, job_store, storage, FILES | {"report.json": made.model_dump_json().encode()}, made.result)
+    tab.wait_for("document.querySelector('.tiles')?.innerText.includes('Accuracy in w8a8')")
 
 
 def test_metric_without_labels_is_named_agreement(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:

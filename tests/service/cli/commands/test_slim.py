@@ -111,6 +111,23 @@ def test_a_recovery_is_asked_for_by_its_method(taskslim: Taskslim, place: Path) 
     assert "'lora', 'distillation'" in refused.err
 
 
+def test_general_rows_and_copies_are_asked_for(taskslim: Taskslim, place: Path) -> None:
+    options = ["--task", "sst2", "--rows", "s3://far/rows.jsonl", "--evaluation", "s3://far/test.jsonl"]
+    (place / "model.gguf").write_bytes(b"GGUF")  # which no plan reads
+    (place / "texts.jsonl").write_text('{"text": "A plain text."}\n' * 10)
+    copies = ["--quantise", "w4a16", "--quantise", "int8", "--quantise", "int8"]
+    run = taskslim("slim", "model.gguf", *options, "--general", "texts.jsonl", *copies, "--print-request")
+    assert run.code == 0, run.err
+    request = json.loads(run.out)
+    assert request["output"] == {"quantise": ["w4a16", "int8"]}
+    assert request["task"]["general"]["uri"].startswith("dataset://")
+    assert JobRequest.model_validate(request).general is not None
+    (place / "titles.jsonl").write_text('{"title": "A plain text."}\n' * 10)
+    refused = taskslim("slim", "model.gguf", *options, "--general", "titles.jsonl")
+    assert refused.code != 0
+    assert "titles.jsonl lacks 'text'" in refused.err
+
+
 @pytest.mark.parametrize(
     ("options", "task"),
     [

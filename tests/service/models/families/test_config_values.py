@@ -65,6 +65,13 @@ def test_a_damaged_field_is_refused_by_name(file: str, field: str, value: Any, t
     assert planned.value.param == refused.value.param == "model.uri"
 
 
+def test_a_negative_size_of_one_family_alone_is_refused(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "t5")
+    change_config(tmp_path, relative_attention_num_buckets=-1)
+    with pytest.raises(InvalidModel, match="shapes"):
+        loaded(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["[1]", "{", '"greedy"'])
 def test_a_generation_config_that_is_no_object_is_refused(content: str, tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path)
