@@ -63,7 +63,7 @@ def main() -> None:
         measure(Neighbours(Bench(found, arguments.data / "data", Path(scratch))), cells, path)
         measured = read(path)
     print(tables.document(measured))
-    print(json.dumps(tables.figures(measured, ROOT / "benchmarks")))
+    print(json.dumps(tables.figures(measured, RESULTS.parent)))
 
 
 def sources(data: Path, models: set[str]) -> dict[str, Source]:
