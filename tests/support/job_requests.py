@@ -45,7 +45,7 @@ def model_directory(directory: Path, names: tuple[str, ...] = ("model.safetensor
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | config))
     if any(name.endswith(".safetensors") for name in names):
-        (directory / "tokenizer.json").write_text("{}")
+        (directory / "tokenizer.json").write_text('{"model": {"vocab": {}}}')
     for name in names:
         (directory / name).write_bytes(zeros(SHAPES) if name.endswith(".safetensors") else b"")
     return directory.as_uri()

@@ -65,7 +65,7 @@ def test_one_submission_reads_each_file_once(
 def test_sharded_weights_are_opened_once_each(client: TestClient, tmp_path: Path, audit: FileAudit) -> None:
     model = checkpoints.write(tmp_path / "one", "llama")
     model.save_pretrained(tmp_path / "many", max_shard_size=20_000)
-    (tmp_path / "many/tokenizer.json").write_text("{}")
+    (tmp_path / "many/tokenizer.json").write_text('{"model": {}}')
     shards = [path.name for path in (tmp_path / "many").glob("*.safetensors")]
     assert len(shards) > 1
     body = request_for(tmp_path / "many").model_dump(mode="json", exclude_unset=True)
