@@ -59,7 +59,8 @@ def test_one_submission_reads_each_file_once(
     # A plan lists the directory once more, for the marks by which it finds stored scores.
     listings = {"listing": counts.pop("listing")}
     assert listings == {"listing": 1 if path == "/jobs" else 2}
-    assert counts == {"config.json": 1, "tokenizer_config.json": 1, "tokenizer.json": 1, "model.safetensors": 1}
+    settings = ("config.json", "generation_config.json", "tokenizer_config.json")
+    assert counts == dict.fromkeys((*settings, "tokenizer.json", "model.safetensors"), 1)
 
 
 def test_sharded_weights_are_opened_once_each(client: TestClient, tmp_path: Path, audit: FileAudit) -> None:
@@ -71,5 +72,5 @@ def test_sharded_weights_are_opened_once_each(client: TestClient, tmp_path: Path
     body = request_for(tmp_path / "many").model_dump(mode="json", exclude_unset=True)
     with audit.of(tmp_path / "many") as counts:
         assert client.post("/jobs", json=body).status_code == 202
-    small = ("listing", "config.json", "tokenizer.json", "model.safetensors.index.json")
+    small = ("listing", "config.json", "generation_config.json", "tokenizer.json", "model.safetensors.index.json")
     assert counts == dict.fromkeys((*small, *shards), 1)
