@@ -87,6 +87,7 @@ def run(
 
 def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     """The stages of `run`."""
+    artifacts.start_verification(context)  # first: its imports take as long as a small job until it is verified
     sources, sets = prepare(context)
     sets = synthesis.extend(context, sources, sets)
     parts = Parts(context, sources.digests) if context.job.request.method.shards > 1 else None
@@ -94,7 +95,6 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
         dense_speed = speed.measure_dense(context, own(sets).task_model)
-    artifacts.start_verification(context)
     with context.stage(Stage.attribute):
         path, sets, task_model, dial = halving(context, sets, partial(job_scores.score, context, cache))
         path = job_scores.with_token_use(context, path, sets, sources)

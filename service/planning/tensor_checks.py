@@ -45,10 +45,13 @@ def check_tensors(checkpoint: Checkpoint) -> None:
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel for an embedding of another number of tokens than config.json says."""
-    size, embedding = checkpoint.config.get("vocab_size"), checkpoint.tensors.get(checkpoint.names.embedding)
+    config, name = checkpoint.config, checkpoint.names.embedding
+    has_own = ".decoder." in name and config.get("decoder_vocab_size") is not None
+    field = "decoder_vocab_size" if has_own else "vocab_size"
+    size, embedding = config.get(field), checkpoint.tensors.get(name)
     if embedding is not None and type(size) is int and embedding.shape[:1] != (size,):
-        message = f"config.json says {size} in 'vocab_size', and {checkpoint.names.embedding} has the shape"
-        raise InvalidModel(f"{message} {embedding.shape}", param="model.uri")
+        message = f"config.json says {size} in {field!r}, and {name} has the shape {embedding.shape}"
+        raise InvalidModel(f"{message}: give the config that belongs to the weights", param="model.uri")
 
 
 def check_head_count(checkpoint: Checkpoint) -> None:

@@ -82,7 +82,9 @@ def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
         tokenizer = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{model.source.uri} has a {TOKENIZER} that is not JSON", param="model.uri") from error
-    if not isinstance(tokenizer, dict) or not isinstance(tokenizer.get("model"), dict):
+    if not isinstance(tokenizer, dict):
+        raise InvalidModel(f"{model.source.uri} has a {TOKENIZER} that is not a JSON object", param="model.uri")
+    if not isinstance(tokenizer.get("model"), dict):
         message = f"{model.source.uri} has a {TOKENIZER} without the `model` of a tokenizer: save it with `tokenizers`"
         raise InvalidModel(message, param="model.uri")
     return tokenizer

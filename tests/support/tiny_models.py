@@ -91,7 +91,7 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any]) -> PreTrainedMo
 @lru_cache(maxsize=256)
 def _built(auto: Any, model_type: str, settings: bytes) -> PreTrainedModel:
     """The model that `_model` copies, which takes half of the time of building it again."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device("cpu"):  # also for a caller that builds on another device
         torch.manual_seed(0)
         model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **pickle.loads(settings)))
         # Initial biases are all zero and norm weights all one, which would hide a cut of the wrong indices.

@@ -25,7 +25,8 @@ SIZES = (
 TOKENS = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "sep_token_id")
 ENDS = ("eos_token_id", "forced_eos_token_id")
 DTYPE_FIELDS = ("dtype", "torch_dtype")
-DTYPES = frozenset({"float64", "float32", "bfloat16", "float16"})
+# Weights in float8 are dequantised, whatever this field says.
+DTYPES = frozenset({"float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"})
 ACTIVATION_FIELDS = ("hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn")
 ACTIVATIONS = frozenset(
     (

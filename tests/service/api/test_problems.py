@@ -147,6 +147,7 @@ def test_response_has_a_request_id_and_security_headers(client: TestClient) -> N
     assert forged.headers["x-request-id"] != "a b;c"
 
 
+@pytest.mark.slow
 def test_request_without_redis_is_queue_unavailable(settings: Settings, tmp_path: Path) -> None:
     away = settings.model_copy(update={"redis_url": f"unix://{tmp_path}/nothing"})
     with TestClient(create_app(away), raise_server_exceptions=False) as client:

@@ -196,6 +196,7 @@ def test_a_path_that_cannot_be_one_is_not_found(uri: str) -> None:
         local_path(uri)
 
 
+@pytest.mark.slow
 def test_a_write_outlasts_a_restart_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ports = s3_ports()
     with s3_server(tmp_path, ports) as endpoint:

@@ -169,6 +169,7 @@ def test_stuck_attempt_hands_its_job_back_on_sigterm(
     assert JobQueue(connect(settings.redis_url, decode=False)).contains(after)
 
 
+@pytest.mark.slow
 def test_attempt_with_a_full_disk_hands_its_job_back(job_store: JobStore, model: Path, tmp_path: Path) -> None:
     confined = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount, variables = 'mount -t tmpfs -o size=4k scratch "$TMPDIR"', os.environ | {"TMPDIR": str(tmp_path / "scratch")}

@@ -60,6 +60,7 @@ def contents(directory: Path) -> dict[str, str]:
     return {path.name: digest_file(path) for path in directory.iterdir() if path.name != "README.md"}
 
 
+@pytest.mark.slow
 def test_applied_indices_give_the_checkpoint_bit_by_bit(
     deployment: Deployment, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,8 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: change_config(path, intermediate_size=56),
         "do not have the shapes",
     ),
-    "values": (lambda path: change_config(path, hidden_size="wide"), "cannot be loaded"),
+    "values": (lambda path: change_config(path, hidden_size="wide"), "has 'wide' in 'hidden_size'"),
+    "other values": (lambda path: change_config(path, initializer_range="wide"), "cannot be loaded"),
     "tokenizer": (lambda path: (path / "tokenizer.json").write_text("{"), "the tokenizer cannot"),  # type: ignore[dict-item]
 }
 

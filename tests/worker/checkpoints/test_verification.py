@@ -63,6 +63,7 @@ def test_a_written_checkpoint_is_verified_in_a_fresh_process(checkpoint: Path, p
     assert waited
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_load_fails_with_the_reason(checkpoint: Path, probe: Path) -> None:
     """In a new process, because the one that was started has died."""
     change(checkpoint, "model.layers.0.mlp.up_proj.weight", None)
