@@ -18,7 +18,7 @@ def to_stock_class(model: PreTrainedModel) -> PreTrainedModel:
     if not isinstance(config, LlamaConfig) or config.hidden_size % config.num_attention_heads == 0:
         return model
     settings = {name: value for name, value in config.to_dict().items() if name not in LLAMA_ONLY}
-    with torch.device(model.device):
+    with torch.device("meta"):  # without weights of its own, which would take as much memory as those of the model
         equal_class = getattr(transformers, MISTRAL_CLASSES[type(model).__name__])
         mistral: PreTrainedModel = equal_class(MistralConfig(**settings | {"sliding_window": None}))
     take_tensors(mistral, model)

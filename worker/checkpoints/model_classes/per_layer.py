@@ -42,7 +42,7 @@ def to_loadable_class(model: PreTrainedModel, architecture: Architecture) -> Pre
 
 def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrainedModel:
     stock = type(model).__name__.removeprefix(modeling_taskslim.PREFIX)
-    with torch.device(model.device):
+    with torch.device("meta"):  # without weights of its own, which would take as much memory as those of the model
         without_pooler = {"add_pooling_layer": False} if getattr(model, "pooler", model) is None else {}
         config = _per_layer_config(model, widths)
         config.auto_map = base_entry(config.model_type, stock)
