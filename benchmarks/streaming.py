@@ -71,10 +71,8 @@ QUICK = {"num_hidden_layers": 6}
 # Repair -> the units that are scored and cut; the matrices that read the last of them are repaired.
 UNITS = {"bias": ("ffn",), "least_squares_layerwise": ("ffn", "heads")}
 ROWS, TOKENS, ROWS_OF_BATCH = 8, 16, 4
-PART, QUICK_PART = (
-    1 / 4,
-    1 / 2,
-)  # of the weights' bytes; Python and its libraries alone take a quarter of the quick model
+PART = 1 / 4  # of the weights' bytes
+QUICK_PART = 1 / 2  # Python and its libraries alone take a quarter of the quick model
 SAMPLED_SECONDS = 0.02
 RATIO = 0.25
 

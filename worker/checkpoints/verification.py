@@ -37,10 +37,12 @@ from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.data.wordings import Tokens
 from worker.slimming.architectures import Architecture, architecture_of
+from worker.slimming.free_memory import budget
 from worker.slimming.masking import masked
+from worker.slimming.streaming.mapped import return_freed_memory
 from worker.slimming.surgery.vocabulary import num_rows
 from worker.slimming.units.groups import Kept
-from worker.sources.validation import tensor_names
+from worker.sources.validation import tensor_names, weight_file_bytes
 
 # The greatest difference of a logit that counts as rounding, relative to the greatest logit. Both models compute in
 # float32. A sum over fewer terms, without the zeros of masked units, may be added in another order.
@@ -223,6 +225,8 @@ def main() -> None:
     die_with_parent(int(parent))
     name_process(COMPARES)
     directory, probe = read_arguments()
+    if weight_file_bytes(Path(directory)) > budget(torch.device("cpu")):
+        return_freed_memory()  # of the layers that are widened to float32 one after the other
     sys.stdout.write(compare(Path(directory), Probe.read(Path(probe))).model_dump_json() + "\n")
 
 
