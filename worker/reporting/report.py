@@ -30,7 +30,7 @@ from worker.reporting import artifacts, snippets
 from worker.reporting.card_metadata import licence_of
 from worker.reporting.findings import Findings
 from worker.reporting.model_card import card, untrained_card
-from worker.reporting.warnings import warnings
+from worker.reporting.warnings.table import warnings
 from worker.slimming.streaming.layers import is_streamed
 from worker.stages import method
 from worker.stages.context import JobContext

@@ -11,7 +11,7 @@ from service.models.families.runtimes.table import runtimes_of_unequal_widths
 from service.models.families.table import FAMILIES
 from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
-from worker.reporting.warnings import CHECKS, warnings
+from worker.reporting.warnings.table import CHECKS, warnings
 
 NOT_PUSHED = {"uri": "hf://owner/name", "files": 0, "bytes": 0}
 NOT_PUSHED |= {"error": {"code": "push_failed", "message": "the model cannot be pushed to hf://owner/name"}}
