@@ -8,72 +8,30 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.contract.answers.job import Stage
 from service.contract.answers.report import (
     Ancestor,
     ChangedAnswer,
-    Confusion,
-    LayerWidth,
     Report,
-    ReportWarning,
-    StageTiming,
-    Synthesised,
     Throughput,
-    Written,
 )
 from service.contract.answers.result import (
     DenseSlim,
     Estimate,
     JobMetrics,
     MetricsPair,
-    RationaleTraining,
     Result,
-    StoppedBy,
 )
-from service.contract.options import DropReason, Unit
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
-from service.reports.charts import loss_curve
 from service.reports.html import render, style_source
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, Tab
-from tests.support.contract_examples import REQUEST, recovery, result
+from tests.support.contract_examples import REQUEST, result
 from tests.support.finished_jobs import FILES, finish
+from tests.support.reports import layers, report
 from tests.support.requests import plain_request
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-
-
-def layers(number: int) -> list[LayerWidth]:
-    return [
-        LayerWidth(stack="decoder", layer=layer, unit=Unit.ffn, part="ffn", dense=100, slim=70 - layer, score_kept=0.9)
-        for layer in range(number)
-    ]
-
-
-def report(**fields: Any) -> Report:
-    fixed: dict[str, Any] = {
-        "job_id": "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
-        "attempt": 2,
-        "request": plain_request(tags={"team": "search"}),
-        "task": {"template": "Review: {text}", "labels": {"pos": "good"}, "kind": "classification"},
-        "family": "llama",
-        "result": result(),
-        "options": {"criterion": "attribution"},
-        "calibration_examples": 123,
-        "shortened_prompts": 4,
-        "timings": [StageTiming(stage=Stage.attribute, seconds=12.5)],
-        "versions": {"torch": "2.13.0"},
-        "digests": {"model": "ab" * 32},
-        "snippet": "model = load()",
-        "warnings": [ReportWarning(code="at_majority", message="No better than the most frequent label.")],
-        "throughput": [Throughput(batch=8, tokens=64, dense=20, slim=30)],
-        "layers": layers(3),
-        "confusion": Confusion(labels=["bad", "good"], dense=[[8, 2], [1, 9]], slim=[[7, 3], [0, 0]]),
-        "num_changed": 1,
-        "changed": [ChangedAnswer(line=7, fields={"text": "so so"}, right="bad", dense="bad", slim="good")],
-    }
-    return Report(**fixed | fields)
 
 
 class Sources(HTMLParser):
@@ -349,49 +307,6 @@ def test_page_shows_latency_by_batch_size_memory_and_seeds() -> None:
 def test_page_starts_with_the_target(target: dict[str, Any], words: str) -> None:
     page = render(report(request=plain_request(target=target)))
     assert f"Target: {words}.".replace(" %", "\N{NO-BREAK SPACE}%") in page
-
-
-def test_recovery_is_shown_with_the_three_models_and_its_losses() -> None:
-    found = recovery()
-    curve = loss_curve(found)
-    assert curve is not None
-    places = [tuple(map(float, point.split(","))) for point in curve.held_out.split()]
-    assert curve.best == places[2] == min(places, key=lambda place: -place[1])
-    assert [x for x, _ in places] == [x for x, _ in sorted(places)]
-    assert len(curve.train.split()) == 3
-    page = render(report(result=result().model_copy(update={"recovery": found}).model_dump()))
-    for text in (
-        "trained on 80 calibration rows for 12 steps",
-        "the weights of step 8 were kept",
-        "with the weight 0.5, the right answers",
-        f'points="{curve.held_out}"',
-        "<code>model-untrained</code>",
-        "slim, before the training",
-        "those of the trained model in memory",
-    ):
-        assert text in page
-    assert "Recovery" not in render(report())
-    assert loss_curve(None) is None
-
-
-def test_written_rows_and_rationales_are_counted_by_what_became_of_them() -> None:
-    rows = Written(written=9, kept=5, dropped={DropReason.inconsistent: 3, DropReason.only_answer: 1})
-    rationales = Written(written=7, kept=7)
-    found = Synthesised(writer=EVIL, chat=True, given=24, rows=rows, labels={"pos": 4, "neg": 1}, rationales=rationales)
-    page = render(report(synthesis={"sst2": found}))
-    assert "inconsistent: 3, only answer: 1" in page
-    assert "pos: 4, neg: 1" in page
-    assert "sst2: rationales" in page
-    assert EVIL not in page
-
-
-def test_the_stage_on_rationales_is_told() -> None:
-    stage = RationaleTraining(
-        losses=[], steps=4, best_step=4, stopped_by=StoppedBy.steps, seconds=1, train_rows=12, held_out_rows=3
-    )
-    trained = recovery().model_copy(update={"rationales": stage})
-    page = render(report(result=result().model_copy(update={"recovery": trained})))
-    assert "trained on 12 rationales for 4 of these steps" in page
 
 
 def test_accuracies_have_intervals_and_controls_are_compared_with_the_job() -> None:

@@ -1,4 +1,4 @@
-"""`taskslim slim` and the rows of `taskslim submit` with a real server: requests, messages and exit codes."""
+"""`taskslim slim` with a real server: requests, messages and exit codes."""
 
 import json
 from pathlib import Path
@@ -7,63 +7,29 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.cli.client import Api, ApiUnavailable
-from service.contract.answers.resources import Dataset, DatasetPage
+from service.cli.client import Api
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.request.job_request import JobRequest
 from service.contract.request.presets import PRESETS
-from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.tenants.api_keys import ApiKeys, KeyScope
 from tests.support import http, jobs
+from tests.support.cli_rows import ROWS, only_job, uploads
 from tests.support.command_line import Run, Taskslim, when_submitted
 from tests.support.finished_jobs import FILES, fail, finish
-from tests.support.job_requests import model_directory
 from tests.support.waiting import wait_until
 from tests.support.walkthrough import tiny_llama
 
-ROWS = "text,label,title\na fine film,positive,Fine\ndull,negative,Dull\nso good,positive,Good\nno,negative,No\n"
 TEMPLATE = r"Review: {text}\nTone:"
 NO_KEY = "slim_live_none_" + "0" * 64
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a model in `model`, rows in `rows.csv`, and other rows in `held-out.jsonl`."""
-    monkeypatch.chdir(tmp_path)
-    model_directory(tmp_path / "model")
-    (tmp_path / "rows.csv").write_text(ROWS)
-    (tmp_path / "held-out.jsonl").write_text('{"text": "loud", "label": "negative", "title": "Loud"}\n')
-    return tmp_path
-
-
-@pytest.fixture
-def request_file(place: Path) -> Path:
-    """A request that names other rows than those of the working directory."""
-    source = {"uri": "file:///rows.jsonl", "limit": 3}
-    task = {"preset": "sst2", "calibration": source}
-    (place / "request.json").write_text(
-        json.dumps({"model": {"uri": (place / "model").as_uri()}, "task": task, "target": {"ratio": 0.3}})
-    )
-    return place / "request.json"
 
 
 def printed_request(run: Run) -> dict[str, Any]:
     """The request that a run has shown on standard error."""
     found: dict[str, Any] = json.loads(run.err[run.err.index("{\n") : run.err.index("\n}") + 2])
     return found
-
-
-def uploads(server: tuple[str, Settings]) -> list[Dataset]:
-    """All data sets of the server, the newest first."""
-    return DatasetPage.model_validate_json(http.get(f"{server[0]}/datasets").content).data
-
-
-def only_job(job_store: JobStore) -> JobRecord:
-    [record] = job_store.page(DEFAULT_TENANT).records
-    return record
 
 
 # --- the request -----------------------------------------------------------------------------------------------------
@@ -367,55 +333,3 @@ def test_wrong_key_is_refused_with_the_variable_or_the_scope(
     assert (run.code, len(run.err.splitlines())) == (1, 1)
     says = "lacks the scope `datasets:write`" if wrong == "without a scope" else "set SLIM_API_KEY"
     assert says in run.error
-
-
-# --- the rows of submit ----------------------------------------------------------------------------------------------
-
-
-def test_submit_names_the_uploaded_rows_in_place_of_its_own(
-    taskslim: Taskslim, request_file: Path, server: tuple[str, Settings], job_store: JobStore
-) -> None:
-    run = taskslim("submit", request_file, "--calibration", "rows.csv", "--evaluation", "held-out.jsonl")
-    assert run.code == 0, run.err
-    held_out, rows = uploads(server)
-    task = only_job(job_store).request.task
-    assert task is not None
-    assert (task.calibration.uri, task.calibration.limit) == (rows.uri, 3)
-    assert task.evaluation is not None
-    assert task.evaluation.uri == held_out.uri
-
-
-def test_submit_refuses_rows_without_the_columns_of_the_task(
-    taskslim: Taskslim, request_file: Path, place: Path, server: tuple[str, Settings]
-) -> None:
-    (place / "rows.csv").write_text("sentence,label\nfine,positive\n")
-    run = taskslim("submit", request_file, "--calibration", "rows.csv")
-    assert (run.code, uploads(server)) == (1, [])
-    assert run.error.startswith("rows.csv lacks 'text', which the task reads; its columns are 'sentence', 'label'")
-
-
-def test_submit_needs_a_task_for_rows(taskslim: Taskslim, place: Path, server: tuple[str, Settings]) -> None:
-    (place / "union.json").write_text('{"tasks": []}')
-    run = taskslim("submit", "union.json", "--calibration", "rows.csv")
-    assert (run.code, uploads(server)) == (1, [])
-    assert "name rows within `tasks`" in run.error
-
-
-def test_rows_stay_where_the_request_may_have_been_accepted(
-    taskslim: Taskslim,
-    request_file: Path,
-    server: tuple[str, Settings],
-    job_store: JobStore,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    send = Api.submit
-
-    def lose_the_answer(self: Api, request: Any) -> None:
-        send(self, request)
-        raise ApiUnavailable("no answer")
-
-    monkeypatch.setattr(Api, "submit", lose_the_answer)
-    assert taskslim("submit", request_file, "--calibration", "rows.csv").code == 1
-    task = only_job(job_store).request.task
-    assert task is not None
-    assert [found.uri for found in uploads(server)] == [task.calibration.uri]
