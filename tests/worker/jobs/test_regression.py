@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from service.contract.answers.report import Report
-from service.contract.errors import InvalidData, TaskslimError
+from service.contract.errors import TaskslimError
 from service.contract.options import Supervision
 from service.planning.plan import plan
 from service.sources.access import Access
-from service.storage.inline_rows import take_rows
-from service.storage.keys import dataset_key
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
+from tests.support.refused_rows import check_last_row_is_refused
 from tests.support.stock_answers import LAYERS, LLAMA_LAYERS, READERS, silenced
 from tests.support.tiny_models import WITH_HEAD
 
@@ -189,19 +188,7 @@ def test_what_is_no_number_is_refused_with_its_row(
 ) -> None:
     columns, message = BAD[case]
     rows = [*numbered(4), {"text": "good"} | columns]
-    source = {"rows": rows} if place == "inline" else {"uri": write_rows(deployment.root / "bad.jsonl", rows)}
-    request = deployment.request("bert", rated(calibration=source))
-    if place == "inline":
-        with pytest.raises(InvalidData, match=message) as refused:
-            plan(request, Access(deployment.storage, "default", local_paths=True))
-        assert refused.value.message.startswith("row 5")
-        request, files = take_rows(request, "job")
-        for dataset, lines in files.items():
-            deployment.storage.put_bytes(lines, dataset_key("default", dataset))
-    with pytest.raises(InvalidData, match=message) as refused:
-        deployment.run(request)
-    assert "line 5" in refused.value.message
-    assert refused.value.param == f"task.calibration.{'rows' if place == 'inline' else 'uri'}"
+    check_last_row_is_refused(deployment, rated, rows, place, message, "source")
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str]] = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from service.contract.answers.report import Report
-from service.contract.errors import InvalidData, TaskslimError
+from service.contract.errors import TaskslimError
 from service.contract.options import Supervision
 from service.models.families.other_heads import TOKEN_CLASSIFIERS
 from service.planning.plan import plan
@@ -25,6 +25,7 @@ from service.storage.inline_rows import take_rows
 from service.storage.keys import dataset_key
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
+from tests.support.refused_rows import check_last_row_is_refused
 from tests.support.stock_answers import silenced
 from tests.support.tiny_models import TAGS, WITH_HEAD, WITH_TOKEN_HEAD, token_classifier
 from worker.evaluation import label_offsets
@@ -232,21 +233,7 @@ def test_rows_without_a_tag_for_each_word_are_refused(
 ) -> None:
     columns, message, param = BAD[case]
     rows = [*tagged_rows(4), {"tags": ["O", "O"]} | columns]
-    source = {"rows": rows} if place == "inline" else {"uri": write_rows(deployment.root / "bad.jsonl", rows)}
-    param = f"task.calibration.{'rows' if place == 'inline' else 'uri'}" if param == "source" else param
-    request = deployment.request("bert", tagged(calibration=source))
-    if place == "inline":
-        with pytest.raises(InvalidData, match=message) as refused:
-            plan(request, Access(deployment.storage, "default", local_paths=True))
-        assert refused.value.message.startswith("row 5")
-        assert refused.value.param == param
-        request, files = take_rows(request, "job")
-        for dataset, lines in files.items():
-            deployment.storage.put_bytes(lines, dataset_key("default", dataset))
-    with pytest.raises(InvalidData, match=message) as refused:
-        deployment.run(request)
-    assert "line 5" in refused.value.message
-    assert refused.value.param == param
+    check_last_row_is_refused(deployment, tagged, rows, place, message, param)
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str, str]] = {
