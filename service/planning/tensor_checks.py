@@ -6,20 +6,11 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
+from service.models.families.config_values import LAYER_COUNTS
 from service.models.families.family import DERIVED_SIZE
 from service.models.tensors.adapter_names import module_and_part, name_in_files
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
-
-# Config fields with the number of layers of a stack, the first one that is there.
-LAYER_COUNTS = {
-    "transformer.h": ("n_layer", "num_hidden_layers"),
-    "encoder.block": ("num_layers", "num_hidden_layers"),
-    "decoder.block": ("num_decoder_layers", "num_layers"),
-    "model.encoder.layers": ("encoder_layers", "encoder.num_hidden_layers"),
-    "model.decoder.layers": ("decoder_layers", "decoder.num_hidden_layers", "num_hidden_layers"),
-    "distilbert.transformer.layer": ("n_layers", "num_hidden_layers"),
-}
 
 BIAS = "lora_B.bias"  # the bias of a module's adapter
 

@@ -70,6 +70,7 @@ def stored_weights(stored: Tensors, config: Mapping[str, Any], family: ModelFami
         message = f"config.json of {model} says that its weights are quantised ({named.name}), and none of them is"
         raise InvalidModel(f"{message}: remove its quantization_config", param="model.uri")
     if not quantised:
+        _check_plain_dtype(config, model)
         return StoredWeights(plain, {}, None)
     spare = _spare_biases(quantised, plain, config, family)
     tensors = {name: tensor for name, tensor in plain.items() if name not in spare}
@@ -175,6 +176,14 @@ def _spare_biases(
             if weight and match and weight.scheme.layout == "gptq" and match[1] not in own:
                 found.add(name)
     return found
+
+
+def _check_plain_dtype(config: Mapping[str, Any], model: str) -> None:
+    """Raise InvalidModel where config.json says a dtype of quantised weights, in which no class computes."""
+    dtype = str(config.get("dtype") or config.get("torch_dtype"))
+    if dtype.startswith("float8"):
+        message = f"config.json of {model} has the dtype {dtype}, and none of its weights is quantised"
+        raise InvalidModel(f"{message}: give that of the weights", param="model.uri")
 
 
 def _check_plain(tensors: Tensors, named: Quantisation | None, model: str) -> None:

@@ -11,10 +11,16 @@ from service.contract.errors import InvalidModel
 
 MAX_SIZE = 2**24
 MAX_LAYERS = 10_000
-LAYERS = (
-    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
-    *("encoder_layers", "decoder_layers"),
-)
+# Layers of a stack, as its tensors are named -> the fields with their number, the first one that is there.
+LAYER_COUNTS = {
+    "transformer.h": ("n_layer", "num_hidden_layers"),
+    "encoder.block": ("num_layers", "num_hidden_layers"),
+    "decoder.block": ("num_decoder_layers", "num_layers"),
+    "model.encoder.layers": ("encoder_layers", "encoder.num_hidden_layers"),
+    "model.decoder.layers": ("decoder_layers", "decoder.num_hidden_layers", "num_hidden_layers"),
+    "distilbert.transformer.layer": ("n_layers", "num_hidden_layers"),
+}
+LAYERS = tuple(dict.fromkeys(field.rpartition(".")[2] for fields in LAYER_COUNTS.values() for field in fields))
 SIZES = (
     *("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "vocab_size"),
     *("intermediate_size", "n_inner", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"),
@@ -75,7 +81,7 @@ RULES = (
 
 
 def check_values(config: Mapping[str, Any], file: str = "config.json") -> None:
-    """Raise InvalidModel for the first field whose value no class of transformers can have."""
+    """Raise InvalidModel for the first field whose value no class of transformers can have; messages name the file."""
     for rule in RULES:
         for field in rule.fields:
             value = config.get(field)

@@ -28,6 +28,7 @@ DAMAGED: list[tuple[str, str, Any]] = [
     ("config.json", "intermediate_size", "48"),
     ("config.json", "vocab_size", 129),
     ("config.json", "dtype", "float13"),
+    ("config.json", "dtype", "float8_e4m3fn"),
     ("config.json", "hidden_act", "smooth"),
     ("config.json", "rope_scaling", {"rope_type": "wide", "factor": 2.0}),
     ("config.json", "rope_scaling", "linear"),
