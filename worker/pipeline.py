@@ -87,7 +87,7 @@ def run(
 
 def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     """The stages of `run`."""
-    artifacts.start_verification(context)  # first: its imports take as long as a small job until it is verified
+    artifacts.start_verification(context)  # first: the imports of its process take as long as a small job
     sources, sets = prepare(context)
     sets = synthesis.extend(context, sources, sets)
     parts = Parts(context, sources.digests) if context.job.request.method.shards > 1 else None
@@ -112,7 +112,8 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
     exported = export(context)
-    copies = quantised.quantise(context, final.sets, tasks, partial(whole, context, sources, task_model), chosen.rows)
+    load_dense = partial(dense_model, context, sources, task_model)
+    copies = quantised.quantise(context, final.sets, tasks, load_dense, chosen.rows)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": compared})
         slim = copies.judged or final.measured[own(sets).key]
@@ -280,7 +281,7 @@ def save(context: JobContext, sources: Sources, model: CutModel, chosen: ChosenM
     return artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate, name)
 
 
-def whole(context: JobContext, sources: Sources, task_model: TaskModel) -> LoadedModel:
+def dense_model(context: JobContext, sources: Sources, task_model: TaskModel) -> LoadedModel:
     """The dense model after the cut: the loaded one where copies of it were cut and it has no more parameters, else one
     that is loaded again."""
     request = context.job.request

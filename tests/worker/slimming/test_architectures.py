@@ -12,6 +12,7 @@ from service.contract.options import Unit
 from service.models.families.table import FAMILIES
 from service.models.tensors.names import StackNames
 from tests.support.architecture_rows import having
+from tests.support.family_cases import FAST
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
 from worker.slimming.architectures import ARCHITECTURES, Stack
 from worker.slimming.units.groups import VOCABULARY, Site, UnitUnavailable
@@ -26,6 +27,14 @@ def test_contract_and_worker_have_a_row_for_the_same_families() -> None:
 
 def test_every_family_has_a_tiny_model() -> None:
     assert {tiny_family(name).model_type for name in TINY} == set(FAMILIES)
+
+
+def test_the_fast_families_have_every_kind_of_model_and_every_unit() -> None:
+    fast = [tiny_family(name) for name in FAST]
+    assert {family.kind for family in fast} == {tiny_family(name).kind for name in TINY}
+    assert {unit for family in fast for unit in family.units} == {
+        unit for name in TINY for unit in tiny_family(name).units
+    }
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -66,12 +66,11 @@ def _placement(repair_input: RepairInput, *, keeps_records: bool) -> Placement:
     there either, an evenly spaced part of the batches is used, since these may be sorted by length.
     """
     device, host = next(repair_input.model.parameters()).device, torch.device("cpu")
-    needed = state_bytes(repair_input)
-    for place in (device, host):
-        limit = budget(place)
+    needed, limits = state_bytes(repair_input), {place: budget(place) for place in (device, host)}
+    for place, limit in limits.items():
         if needed <= limit:
             return Placement(place, slice(None), dense_layers.spare_bytes(limit, needed) if keeps_records else 0)
-    step = max(1, -(-needed // max(1, limit)))
+    step = max(1, -(-needed // max(1, limits[host])))
     count = len(repair_input.calibration.batches)
     used = -(-count // step)
     log.warning("no memory for the %d bytes of all hidden states: %d of %d batches are used", needed, used, count)
