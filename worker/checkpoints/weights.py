@@ -119,7 +119,15 @@ def invalid_model(what: str) -> Iterator[None]:
     """Turn the errors that transformers raises for unreadable files into InvalidModel."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        StrictDataclassError,
+    ) as error:
         raise InvalidModel(f"the {what} cannot be loaded: {error}", param="model.uri") from error
     except RuntimeError as error:
         if not any(words in str(error) for words in OF_SHAPES):

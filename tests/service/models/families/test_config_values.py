@@ -66,6 +66,13 @@ def test_a_damaged_field_is_refused_by_name(file: str, field: str, value: Any, t
     assert planned.value.param == refused.value.param == "model.uri"
 
 
+def test_a_divisor_of_zero_of_one_family_alone_is_refused(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "gemma3_text")
+    change_config(tmp_path, query_pre_attn_scalar=0)
+    with pytest.raises(InvalidModel, match="cannot be loaded"):
+        loaded(tmp_path)
+
+
 def test_a_negative_size_of_one_family_alone_is_refused(tmp_path: Path) -> None:
     checkpoints.write(tmp_path, "t5")
     change_config(tmp_path, relative_attention_num_buckets=-1)
